@@ -31,7 +31,7 @@ class Hop(IntEnum):
     # At the gateway.
     GATEWAY_IN = 20
     ADMITTED = 21
-    """The limits let it in, its signature holds, and it is new."""
+    """The limits let it in, its signature is valid, and it is new."""
     DURABLE = 22
     """In the outbox, on disk."""
     GATEWAY_OUT = 23
@@ -66,7 +66,7 @@ class Hop(IntEnum):
 
 
 REQUEST_HOPS: Final = frozenset(hop for hop in Hop if not Hop.PROPOSED <= hop <= Hop.SEALED)
-"""Of one request each; the others are of a block."""
+"""Hops of one request; the others are of a block."""
 
 _KEY_BYTES = 8
 
@@ -81,7 +81,7 @@ class Trace(Protocol):
     and `epoch` are the replica's, 0 in other processes."""
 
     on: bool
-    """Whether anything is noted: whoever must work for a note asks first."""
+    """Whether anything is noted. Callers for whom a note means work ask first."""
 
     def now_ns(self) -> int: ...
 

@@ -26,8 +26,8 @@ _PASSES = (PeerFault, LocalFault, sqlite3.Error, OSError, MemoryError)
 
 
 class refusing:  # noqa: N801 - used as a statement, like contextlib.suppress
-    """Raises PeerFault for whatever the body raises, except for faults of this machine. Every frame
-    passes through it, so it is no generator: they cost four times as much."""
+    """Raises PeerFault for whatever the body raises, except for faults of this machine. It is a
+    class because every frame passes through it: a generator costs four times as much."""
 
     __slots__ = ()
 

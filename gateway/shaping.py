@@ -89,7 +89,7 @@ class Shaper:
         self._last_s = 0.0  # when the last message arrives
 
     def take(self, message: bytes, now_s: float) -> list[tuple[float, bytes]]:
-        """When, on the clock of `now_s`, and as what it arrives: several times, or never."""
+        """(time on the clock of `now_s`, bytes) of each arrival: one, several or none."""
         shape, draw = self.shape, self._rng.random
         if draw() < shape.loss:
             self.counts["lost"] += 1
@@ -113,7 +113,7 @@ class Shaper:
             due_s = max(due_s, self._free_s) + size * 8 / (shape.rate_kbit * 1000)
             self._free_s = due_s
         if self._in_order:
-            # Never at the same time: who keeps the time may not keep the order of equals.
+            # Never at the same time: a timer may not keep the order of equal times.
             due_s = self._last_s = max(due_s, nextafter(self._last_s, inf))
         if due_s - now_s > _AT_ONCE_S:
             self.counts["delayed"] += 1
@@ -130,5 +130,5 @@ class Shaper:
 
 
 def _either(one: float, other: float) -> float:
-    """The share of what happens by one or the other."""
+    """The share of messages to which one or the other happens."""
     return 1 - (1 - one) * (1 - other) if one and other else one or other

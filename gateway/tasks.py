@@ -69,13 +69,13 @@ class Tasks:
     ) -> None:
         owner, self._owner = self._owner, None
         assert owner is not None, "entered"
-        self._on_failure = _ignore  # of what fails while it is being stopped
+        self._on_failure = _ignore  # errors of tasks while they are stopped
         failed = self._error is not None
         if failed:
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)  # our cancellation, if the block had no await after it
+                await asyncio.sleep(0)  # takes our cancellation, if the block had no await after it
             if owner.uncancel() > 0:
-                error = asyncio.CancelledError()  # by somebody else too: that counts
+                error = asyncio.CancelledError()  # somebody else cancelled too: that counts
         await self.stop()
         if isinstance(error, asyncio.CancelledError) and owner.cancelling() > 0:
             raise error

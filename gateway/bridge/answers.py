@@ -16,8 +16,8 @@ _ENTRY_BYTES = 512  # what one entry takes beside its payload, about
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`payload` is a receipt or, if the record made a key an identity, an `Admitted`. `epoch` is
-    that of its block, `node` whom its record is about."""
+    """`payload` is a receipt, or an `Admitted` if the record made a key an identity. `epoch` is
+    the epoch of its block, `node` the one that its record is about."""
 
     node: bytes
     is_welcome: bool
@@ -26,8 +26,8 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class AnswerCache:
-    """By request id; the proof that a key has ended by its node id. The one that was used least
-    recently makes room."""
+    """Answers by request id, and proofs that a key has ended by its node id. The one that was used
+    least recently makes room."""
 
     def __init__(self, bytes_max: int = ANSWER_BYTES_MAX) -> None:
         self._bytes_max = bytes_max

@@ -49,7 +49,7 @@ _RANGE = {  # blocks whole, or heads with their seals
 }
 _PRUNE_BLOCKS_MAX = 4  # with each new block, so that none takes long
 _WAL_BYTES_MAX = 4 * 1024 * 1024  # then `checkpoint` is due
-_WAL_PAGES_FORCED = 16 * 1024  # should nobody have called it
+_WAL_PAGES_FORCED = 16 * 1024  # if nobody has called it
 
 
 class BlockStore:
@@ -103,7 +103,7 @@ class BlockStore:
         self._height = height
 
     def _prune(self, height: int) -> None:
-        """What is old enough when block `height` is there; at most a few blocks at once."""
+        """Prunes what is old enough after block `height`, at most a few blocks at once."""
         if self._keep_data_blocks is None:
             return
         start, stop = (
@@ -112,7 +112,9 @@ class BlockStore:
         )
         for old, sealed in enumerate(list(self.blocks(start, stop)), start):
             self._db.execute("DELETE FROM blocks WHERE height = ?", (old,))
-            self._db.execute("INSERT INTO pruned VALUES (?, ?, ?)", _row(old, _less(sealed)))
+            self._db.execute(
+                "INSERT INTO pruned VALUES (?, ?, ?)", _row(old, _without_data(sealed))
+            )
             self._pruned = old
 
     def blocks(self, start: int, stop: int) -> Iterator[SealedBlock]:
@@ -198,7 +200,7 @@ def _row(height: int, block: SealedBlock) -> tuple[int, bytes, bytes]:
     return height, _codec.encode(head), _codec.encode(block)
 
 
-def _less(sealed: SealedBlock) -> SealedBlock:
+def _without_data(sealed: SealedBlock) -> SealedBlock:
     block = sealed.block
     return (
         sealed if block is None else msgspec.structs.replace(sealed, records=prune(block).records)

@@ -1,9 +1,9 @@
 """The gateway's work: messages of devices come in, requests go to replicas, answers go to devices.
 
 It relays and polices but cannot forge: devices sign what they send and verify what they receive.
-The checks, cheapest first: rate, envelope, signature, sender, already known, hopeless (`precheck`),
-room. An accepted request is durable in the outbox before a replica gets it, and stays there until
-it is final or refused, whatever is killed meanwhile.
+The checks, cheapest first: rate, envelope, signature, sender, already known, can never succeed
+(`precheck`), room. An accepted request is durable in the outbox before a replica gets it, and stays
+there until it is final or refused, whatever is killed meanwhile.
 
 This module does no input or output. `nodes.gateway.process` owns the links, the broker, the clock
 and the outbox. It stores what `take_writes` returns, at once and off the event loop, and then calls
@@ -66,7 +66,7 @@ class Bridge:
         genesis: Genesis,
         scheme: Scheme,
         store: BlockStore,
-        owed: Iterable[Entry],
+        unfinished: Iterable[Entry],
         login_secret: bytes,
         logins_done: int,
         limits: Limits,
@@ -74,7 +74,7 @@ class Bridge:
         kept: Any = None,
         trace: Trace = NO_TRACE,
     ) -> None:
-        """`owed` is what the outbox holds. The broker's logins are up to date until the height
+        """`unfinished` is what the outbox holds. The broker's logins are up to date up to height
         `logins_done`. `kept` is a `state` of this process, or None. Raises BlockStoreError."""
         self.chain = Follower(genesis, scheme, store)
         self.counts: Counter[str] = Counter()
@@ -84,7 +84,7 @@ class Bridge:
         self._limits = limits
         self._outside = outside
         self._trace = trace
-        self._came_ns = 0  # the message that is being taken
+        self._came_ns = 0  # when the message that is being taken came
         self._logins = Logins(login_secret, genesis)
         self._answers = AnswerCache()
         self._waiting = Waiting(
@@ -93,19 +93,19 @@ class Bridge:
         self._fresh: dict[bytes, Entry] = {}
         self._done: list[bytes] = []
         self._stamps = Stamps()
-        self._losses_ms = -LIMITED_EVENT_MS  # when they were last told
+        self._losses_ms = -LIMITED_EVENT_MS  # when they were last logged
         self._relays = Relays()
         self._limited: dict[str, tuple[int, int]] = {}  # relay: last event, refused since then
         self._suspicious = False  # requests time out: the primary may be faulty
         self._conflicting: set[int] = set()  # replicas that contradicted themselves, or f+1 others
         if kept is not None and self.chain.resume(kept[0], height_max=logins_done):
             self._logins.resume(kept[1])
-        self._restore(owed, logins_done)
+        self._restore(unfinished, logins_done)
 
     @property
     def state(self) -> object:
-        """What a later start need not verify again. It is used only if the logins of its height
-        are done."""
+        """The verified state, for a later start. It is used only if the logins of its height are
+        done."""
         return self.chain.state, self._logins.state
 
     @property
@@ -113,13 +113,13 @@ class Bridge:
         """How many requests are with the replicas."""
         return len(self._waiting)
 
-    def _restore(self, owed: Iterable[Entry], logins_done: int) -> None:
+    def _restore(self, unfinished: Iterable[Entry], logins_done: int) -> None:
         """Reads the blocks of the store, then what the outbox still holds."""
         for settled in self.chain.restore():
             for change in self._logins.changes(settled):
                 if settled.height > logins_done:
                     self._outside.change_login(change)
-        for entry in owed:
+        for entry in unfinished:
             if self.chain.is_final(entry.digest):
                 self._done.append(entry.digest)
             else:
@@ -161,9 +161,9 @@ class Bridge:
             raise PeerFault("bad-kind", up.kind)
 
     def _pass_over(self, opened: Opened, up: Up, stamped: Stamped, now_ms: int) -> None:
-        """The device had no answer through the relays that rank before this one. Only admitted
-        devices have a say: anybody can make keys. Only what nobody has brought yet was lost, and
-        after a whole round nobody can tell who was asked."""
+        """Notes that the device had no answer through the relays that rank before this one. Only
+        admitted devices count, because anybody can make keys. Call it for new requests only: others
+        were not lost. After a whole round of relays nobody can tell which ones were asked."""
         ledger = self.chain.ledger
         identity = ledger.registry.identity(opened.operation.node)
         if stamped.tries is None or identity is None or ended(identity, ledger.time_us):
@@ -173,8 +173,8 @@ class Bridge:
             self._stamps.pass_over(ranked[: stamped.tries], up.device, stamped.body, now_ms)
 
     def _within_rate(self, up: Up) -> bool:
-        """A relay's rate is for what it carries. Of its own messages, and of those of a device
-        without a relay, no more reach that limit than one device may send."""
+        """A relay's rate is for what it carries. Its own messages, and those of a device without a
+        relay, are also limited to the rate of one device."""
         relays, devices = self._limits.relays, self._limits.devices
         device = f"{up.relay}/{up.device}"
         if up.relay == up.device:
@@ -204,8 +204,8 @@ class Bridge:
                 self.counts["refused:rate"] += 1
         elif opened.id in self._waiting:
             self._note(opened.id, up, "repeat-waiting")
-        elif (reason := self._hopeless(opened, cose)) is not None:
-            self._refuse(opened.id, up, reason, self._ending(opened, reason, up.relay))
+        elif (reason := self._refusal(opened, cose)) is not None:
+            self._refuse(opened.id, up, reason, self._proof_of_end(opened, reason, up.relay))
             if isinstance(opened.operation, Enrol) and self._waiting.has_room(up.device, up.relay):
                 # A newcomer believes replicas only: they are asked for their signed verdicts.
                 self._waiting.add(opened.id, Pending(up.device, up.relay, cose, now_ms))
@@ -220,9 +220,9 @@ class Bridge:
             self._waiting.add(opened.id, Pending(up.device, up.relay, cose, now_ms))
             self._fresh[opened.id] = Entry(0, opened.id, up.device, cose)
 
-    def _ending(self, opened: Opened, reason: str, relay: str) -> bytes | None:
-        """The proof that the signer's key has ended, if that is the reason. It is kept, and what
-        one relay makes us look up is limited: it costs a whole block."""
+    def _proof_of_end(self, opened: Opened, reason: str, relay: str) -> bytes | None:
+        """The proof that the signer's key has ended, if that is the reason. It is cached. Look-ups
+        for one relay are limited, because each reads a whole block."""
         registry, node = self.chain.ledger.registry, opened.operation.node
         identity = registry.identity(node)
         if identity is None or identity.ended != reason:
@@ -239,7 +239,7 @@ class Bridge:
                 return record
         return None
 
-    def _hopeless(self, opened: Opened, cose: bytes) -> str | None:
+    def _refusal(self, opened: Opened, cose: bytes) -> str | None:
         ledger = self.chain.ledger
         return refusal(ledger.registry, opened, cose, ledger.time_us, lagging=self.chain.lagging)
 
@@ -394,7 +394,7 @@ class Bridge:
             self._outside.emit("denied", id=request.hex(), device=waiting.device, reason=reason)
         verdicts = tuple(waiting.verdicts.values()) or None
         answer = Denied(id=request, layer="group", reason=reason, verdicts=verdicts)
-        # Who signed the verdicts is known only to those who know the newest members.
+        # Only a device that knows the newest members can check who signed the verdicts.
         again = self._limits.syncs.admit(f"{waiting.relay}/{waiting.device}")
         epoch = self.chain.tracker.membership.epoch
         for steps in self.chain.steps(waiting.device, epoch, again=again):

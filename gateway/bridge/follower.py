@@ -89,7 +89,7 @@ class Follower:
         self._stated: set[int] = set()  # replicas that stated a height since `doubt`
         self.brought: Counter[int] = Counter()  # final blocks, by the replica that sent the body
         self.proofs = ProofVerifier(genesis, scheme)  # knows all memberships of the chain so far
-        self._sent: dict[str, int] = {}  # device -> how many of them it was sent
+        self._sent: dict[str, int] = {}  # device -> how many membership changes it was sent
 
     @property
     def height(self) -> int:
@@ -121,7 +121,8 @@ class Follower:
         return len(self._stated - self.removed) >= weak and not self.lagging
 
     def doubt(self) -> None:
-        """Perhaps this gateway was cut off: what the replicas stated until now may be old."""
+        """To be called if this gateway may have been cut off: what the replicas stated until now
+        may be old."""
         self._stated.clear()
 
     @property
@@ -209,7 +210,7 @@ class Follower:
         return Settled.of(height, next(self._store.blocks(height, height))), position
 
     def block(self, height: int) -> Settled | None:
-        """A final block out of the store."""
+        """A final block from the store."""
         sealed = next(self._store.blocks(height, height), None)
         return None if sealed is None else Settled.of(height, sealed)
 

@@ -62,8 +62,8 @@ class LoginQueue:
             self._removals[change.name] = fresh
 
     def connected(self, connection: int) -> bool:
-        """The broker is reached over the connection of this number. Whether it is a new one: then
-        the broker may have lost its power, and what is not settled waits again."""
+        """Notes the number of the connection to the broker. Returns whether it is new: then the
+        broker may have had a power cut, and what is not settled waits again."""
         if connection == self._connection:
             return False
         self._connection = connection
@@ -80,8 +80,8 @@ class LoginQueue:
         return name in self._additions
 
     def next(self, now_s: float, *, may_add: bool) -> list[Waiting] | None:
-        """What to ask the broker for now: removals, or one addition. An empty list: for any answer,
-        which settles something. None: for nothing."""
+        """What to ask the broker for now: removals, or one addition. An empty list asks for any
+        answer, which settles something. None: there is nothing to ask."""
         due = (each for each in self._removals.values() if each.due_s <= now_s)
         if removals := list(islice(due, REMOVALS_AT_ONCE_MAX)):
             return removals

@@ -37,7 +37,7 @@ from gateway.mqtt.topics import Role
 
 __all__ = ["Carrier", "LoginChange", "Logins", "carrier_of", "ended", "is_welcome"]
 
-_STALE_MAX = 64  # entries that do not count, beside as many as those that do
+_STALE_MAX = 64  # outdated entries, beside as many as there are valid ones
 
 
 class LoginChange(msgspec.Struct, frozen=True):
@@ -65,7 +65,7 @@ class _Device(msgspec.Struct):
 
 
 class _Ends:
-    """When each of them ends. Those that are set often do not make it grow."""
+    """When each name ends. A name that is set often takes no more memory."""
 
     def __init__(self) -> None:
         self._of: dict[bytes, int] = {}
@@ -82,7 +82,7 @@ class _Ends:
         self._of.pop(name, None)
 
     def take(self, time_us: int) -> Iterator[bytes]:
-        """Those that have ended at this time; once."""
+        """The names that have ended at this time; each once."""
         while self._heap and self._heap[0][0] < time_us:
             end_us, name = heapq.heappop(self._heap)
             if self._of.get(name) == end_us:
@@ -220,7 +220,7 @@ def ended(identity: Identity, time_us: int) -> str | None:
 
 
 def is_welcome(statement: Statement) -> bool:
-    """A record by which a key becomes an identity: admission, or renewal with a new key."""
+    """Whether this record makes a key an identity: an admission, or a renewal with a new key."""
     renewed = statement.op == "renew" and statement.by is not None
     return statement.status == OK and (statement.op == "enrol" or renewed)
 

@@ -20,7 +20,7 @@ PERIOD_S = 1.0
 
 class Sources:
     """Replicas in it are asked for bodies; all others for heads only. Where replicas prune, f+1
-    must bring the same pruned body: then take that many for `sources_max`."""
+    must bring the same pruned body: then `sources_max` must be that many."""
 
     def __init__(self, now_s: float, sources_max: int = SOURCES_MAX) -> None:
         self._sources_max = sources_max

@@ -57,7 +57,7 @@ class Stamps:
             del self._carried[next(iter(self._carried))]
         known = self._relays.pop(relay, None)
         if known is not None:
-            self._relays[relay] = known  # the one heard of longest ago comes first, and goes first
+            self._relays[relay] = known  # the relay that was silent longest is the first to go
         if known is None or stamped.boot > known.boot:
             lost = 0 if known is None else known.lost
             self._relays[relay] = _Relay(stamped.boot, stamped.n, {}, lost)
@@ -90,8 +90,8 @@ class Stamps:
                 relay.lost = 0
 
     def pass_over(self, before: Sequence[str], device: str, body: bytes, now_ms: int) -> None:
-        """`device`, which signed `body`, tried another relay after these, the last of which is in
-        doubt."""
+        """`device`, which signed `body`, tried another relay after those in `before`. The last of
+        them is in doubt."""
         relay = before[-1]
         if relay not in self._passed_over and len(self._passed_over) >= RELAYS_MAX:
             del self._passed_over[next(iter(self._passed_over))]
@@ -100,7 +100,7 @@ class Stamps:
             devices.setdefault(device, _Doubt(digest(body), frozenset(before), now_ms))
 
     def suspected(self, now_ms: int) -> Iterator[tuple[str, int]]:
-        """(relay, number of devices) where enough devices waited in vain; then it starts again."""
+        """(relay, number of devices) if enough devices waited in vain; its count starts again."""
         for relay, devices in self._passed_over.items():
             for device, doubt in list(devices.items()):
                 if doubt.before & self._carried.get(doubt.message, set()):

@@ -95,12 +95,12 @@ class Waiting:
     def forget(self, digest: bytes) -> Pending | None:
         request = self._requests.pop(digest, None)
         if request is not None:
-            _less(self._by_device, request.device)
-            _less(self._by_relay, request.relay)
+            _decrement(self._by_device, request.device)
+            _decrement(self._by_relay, request.relay)
         return request
 
 
-def _less(counter: Counter[str], name: str) -> None:
+def _decrement(counter: Counter[str], name: str) -> None:
     counter[name] -= 1
     if not counter[name]:
         del counter[name]

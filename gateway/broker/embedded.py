@@ -1,7 +1,8 @@
 """The embedded broker: amqtt behind the door, for loopback and CI. It keeps nothing on disk.
 
 amqtt is used as an external listener. The overrides below repair what would lose or leak messages;
-each says what. Logins survive a restart in the security file, messages in the clients' outboxes.
+each names its defect. Logins survive a restart in the security file, messages in the clients'
+outboxes.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
         raise PortTakenError(f"{config.listen.host}:{config.listen.port}: {error}") from error
 
     def counts() -> dict[str, int]:
-        # A plain copy first: it cannot change while it is made.
+        # Of plain copies: they cannot change while they are added.
         return dict(Counter(dict(door.counts)) + Counter(dict(broker.counts)))
 
     try:

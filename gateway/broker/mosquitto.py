@@ -139,8 +139,9 @@ async def _run_until_stale(
     restarts: TokenBucket,
     stop: asyncio.Event,
 ) -> None:
-    """Until `stop`, or until Mosquitto must forget a certificate that it may have used: one that is
-    listed no longer. Restarts are limited; until then the login refuses the device at CONNECT."""
+    """Until `stop`, or until Mosquitto must forget a certificate that is no longer listed and that
+    it may have used. Restarts are limited. Until the restart, the device is refused at CONNECT,
+    because its login is gone."""
     await first_of(child.wait(), stop.wait(), _follow_carriers(document, folder, restarts))
     if stop.is_set():
         return
@@ -216,7 +217,7 @@ def _settings(config: BrokerConfig, folder: Path, document: Path, ports: dict[st
         f"max_queued_bytes {_queued_bytes_max}",
         "persistent_client_expiration 1h",
         "persistence false",
-        "retain_available false",  # otherwise a client may leave what outlives its login
+        "retain_available false",  # otherwise a client may leave messages that outlive its login
         "log_dest stderr",  # Mosquitto buffers its lines to stdout
         "log_timestamp false",
         "log_type error",

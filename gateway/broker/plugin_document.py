@@ -3,7 +3,7 @@
 The plugin (2.0.11) replaces its file without looking whether the disk took the new one. On a full
 disk nothing is left of the document, and Mosquitto never starts again. So the plugin's file lies in
 memory, and this module brings each change to the disk, again and again until the disk takes it. A
-broker that was killed takes up the file in memory.
+broker that starts after a kill goes on with the file in memory.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class PluginDocument:
         self._kept = kept
         self._pointer = kept.with_name(kept.name + ".memory")  # names the directory in memory
         self._seen_ns = 0
-        self.path = self._of_before() or self._new()
+        self.path = self._left_in_memory() or self._new()
 
-    def _of_before(self) -> Path | None:
+    def _left_in_memory(self) -> Path | None:
         """What a broker that was killed left in memory; it may be newer than what is on disk."""
         try:
             folder = Path(self._pointer.read_text())
@@ -53,8 +53,8 @@ class PluginDocument:
         return path
 
     def keep(self) -> bool:
-        """Bring what changed to the disk. It syncs, so call it off the event loop. Answers whether
-        there was something new."""
+        """Writes changes to the disk. It syncs, so call it off the event loop. Returns whether
+        there were any."""
         changed_ns = self.path.stat().st_mtime_ns
         if changed_ns == self._seen_ns:
             return False

@@ -170,7 +170,7 @@ class DynamicSecurityAdmin:
     """`BrokerAdmin` with the commands of Mosquitto's plugin, for both kinds of broker.
 
     It needs its own client (`Role.ADMIN`), subscribed to `subscriptions`, and `run` as a task.
-    Unless `again`, what is asked over a connection that is lost is not asked over the next one:
+    Unless `again`, a command whose connection is lost is not repeated over the next one, and raises
     BrokerUnavailableError.
     """
 

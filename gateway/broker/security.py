@@ -59,7 +59,7 @@ def new_password() -> str:
 
 
 def bootstrap_id(voucher: bytes) -> str:
-    """The id at the broker of the holder of the voucher that the chain knows by this id.
+    """The broker's id for a voucher's holder, from the id that the chain has for the voucher.
 
     Everybody can compute it. So the gateway can check that an access request comes from the login
     of its own voucher, and removes that login when the chain withdraws the voucher. It reveals

@@ -100,8 +100,8 @@ class MqttClient:
         """Returns when the broker has acknowledged. If the connection is lost, it publishes again.
 
         At least once: a message may arrive twice. Raises BrokerUnavailableError at the deadline.
-        Unless `again`, also when the connection is down or is lost: what would be old news over the
-        next one is not sent there.
+        Unless `again`, it raises also when the connection is down or is lost: old news is not sent
+        over the next one.
         """
         if len(payload) > payload_bytes_max:
             raise Misuse(f"{len(payload)} bytes for {topic}: at most {payload_bytes_max}")

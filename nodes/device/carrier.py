@@ -48,23 +48,23 @@ class Carrier:
 
     async def run(self, login: Login) -> None:
         """Until cancelled; for each certificate that the device gets."""
-        news, port = self._device.carrier_news, self._config.broker.carriers
+        changed, port = self._device.carrier_changed, self._config.broker.carriers
         if port is None:
             await asyncio.Event().wait()
             return
         wait_s, tries = self._config.resend_ms / 1000, 0
         while True:
-            news.clear()
+            changed.clear()
             pem = (self._state / CERTIFICATE_FILE).read_bytes()
             if digest(pem) == self._device.known_carrier:
                 self._events.emit("carrier-known")
                 self._write_tools(port)
-                await news.wait()
+                await changed.wait()
                 wait_s = self._config.resend_ms / 1000
                 continue
             if len(pem) > BODY_BYTES_MAX:
                 self._events.emit("carrier-too-long", bytes=len(pem))
-                await news.wait()
+                await changed.wait()
                 continue
             topic, payload = self._uplink.wrap(login.me, "carrier", pem)
             if tries:
@@ -73,7 +73,7 @@ class Carrier:
             with contextlib.suppress(BrokerUnavailableError):
                 await login.client.publish(topic, payload, deadline_s=PUBLISH_S_MAX)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), wait_s)
+                await asyncio.wait_for(changed.wait(), wait_s)
             wait_s = min(2 * wait_s, RESEND_S_MAX)
 
     def _write_tools(self, port: int) -> None:

@@ -129,7 +129,7 @@ class Device:
         self.head_came = asyncio.Event()
         self.parts: asyncio.Queue[Part] = asyncio.Queue(PARTS_WAITING_MAX)
         self.known_carrier = b""  # digest of the certificate that the broker knows us by
-        self.carrier_news = asyncio.Event()
+        self.carrier_changed = asyncio.Event()
         self.chain_counter = 0  # our highest counter in our copy of the ledger
         self._head = digest(genesis_head(genesis.network, genesis.time_us))
         self._unproven = False  # `announced` is of an epoch whose members are not known yet
@@ -158,7 +158,7 @@ class Device:
 
     def _unanswered(self) -> dict[bytes, Operation]:
         """Operations that an earlier process signed. Their answers may come at any time."""
-        owed = {}
+        unanswered = {}
         for entry in self._outbox.pending():
             try:
                 body = self._uplink.unwrap(entry.payload)
@@ -169,9 +169,9 @@ class Device:
             if admitted_since or operation.node != self.node:
                 self._outbox.done(entry.digest)
                 continue
-            owed[entry.digest] = self._asked[entry.digest] = operation
+            unanswered[entry.digest] = self._asked[entry.digest] = operation
             self._answers[entry.digest] = asyncio.get_running_loop().create_future()
-        return owed
+        return unanswered
 
     # --- logins -----------------------------------------------------------------------------------
 
@@ -338,7 +338,7 @@ class Device:
         assert self._proof is not None, "an answer came"
         pem = carrier_certificate(key, self._proof)
         write_atomically(Path(self._config.state) / CERTIFICATE_FILE, pem)
-        self.carrier_news.set()
+        self.carrier_changed.set()
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -388,7 +388,7 @@ class Device:
                     self._proofs.follow(step)
             case "carrier":
                 self.known_carrier = payload
-                self.carrier_news.set()
+                self.carrier_changed.set()
             case _:
                 raise PeerFault("bad-kind", kind)
 

@@ -100,9 +100,9 @@ async def _broker(config: BrokerConfig, folder: Path, stopping: asyncio.Event) -
 
 
 def _metrics(counts: Mapping[str, int]) -> Iterator[Metric]:
-    told = {event: float(count) for event, count in counts.items()}
+    values = {event: float(count) for event, count in counts.items()}
     about = "Logins, and what was refused, slowed down or dropped."
-    yield Metric("broker_events", "counter", about, told, "event")
+    yield Metric("broker_events", "counter", about, values, "event")
 
 
 def main(argv: list[str] | None = None) -> None:

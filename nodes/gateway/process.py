@@ -95,7 +95,7 @@ class GatewayProcess:
             genesis=genesis,
             scheme=Es256(),
             store=self._store,
-            owed=self._outbox.pending(limit=-1),
+            unfinished=self._outbox.pending(limit=-1),
             login_secret=secrets.login_secret,
             logins_done=done_height(cursor),
             limits=_limits(config),

@@ -97,7 +97,7 @@ class Gate:
             genesis=self.world.genesis,
             scheme=Es256(),
             store=self.store,
-            owed=self.outbox.pending(limit=-1),
+            unfinished=self.outbox.pending(limit=-1),
             login_secret=SECRET,
             logins_done=logins_done,
             limits=Limits(**self.limits),
