@@ -1,6 +1,6 @@
 """Judges attacks: each kind of attack brings its own judge, which knows what counts as a success.
 
-Judging imports the kinds of attacks, which are light, and none of what carries an attack out.
+Judging imports the kinds of attacks, which are light, but not the code that carries an attack out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def not_judged(evidence: Evidence, attack: str, kind: str) -> str | None:
 
 
 def judge(evidence: Evidence, attack: str, kind: str) -> Judgement | None:
-    """What the kind's own judge says; None if it is `not_judged`."""
+    """The judgement of the kind's own judge; None if there is none (`not_judged`)."""
     if not_judged(evidence, attack, kind) is not None:
         return None
     known = attack_kinds()[kind]

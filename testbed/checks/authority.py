@@ -1,9 +1,9 @@
-"""Was every record that took effect allowed? Judged a second time, by independent code.
+"""Judges a second time, by independent code, whether every record that took effect was allowed.
 
 This is a second implementation of the rules of admission, freshness, revocation, validity,
 sponsorship and administration. It is kept apart from `chain.ledger.registry` on purpose. It reads
-what signers asked for and what was recorded, and checks only whether each record that took effect
-was allowed. Signatures are checked in `ledger`, factory certificates in `factory`.
+what signers asked for and what was recorded. It looks only at records that took effect. Signatures
+are checked in `ledger`, factory certificates in `factory`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ AdminOperation = Revoke | Grant | VoucherOperation | AddAdministrator | AddRepli
 
 
 class _Standing:
-    """What one key may do. `device` stays through renewals."""
+    """What one key may do. `device` stays the same when the key is renewed."""
 
     def __init__(
         self, device: bytes, kind: str, services: tuple[str, ...], privilege: int, until_us: int
@@ -81,7 +81,7 @@ class _Voucher(NamedTuple):
 
 class _Rules:
     def __init__(self, genesis: Genesis, heads: Mapping[bytes, int]) -> None:
-        """`heads`: the heights of the chain's head hashes."""
+        """`heads` has the height of each head hash of the chain."""
         self._genesis = genesis
         first = sha256(genesis_head(genesis.network, genesis.time_us)).digest()
         self._heads = {first: 0} | dict(heads)
@@ -105,7 +105,8 @@ class _Rules:
         self._members = {0: {each.id for each in genesis.members}}
 
     def wrong(self, entry: Entry) -> str | None:
-        """Why this record should not have taken effect. Its effect is noted in any case."""
+        """Why this record should not have taken effect; None if it was right. Its effect is noted
+        in any case."""
         operation = entry.operation
         match operation:
             case None:
@@ -153,8 +154,8 @@ class _Rules:
         return wrong
 
     def _in_force(self, entry: Entry, but: bytes) -> int:
-        """How many devices other than this one could act in this block. Counted only if there may
-        be too many."""
+        """How many devices other than `but` could act in this block. 0 if there cannot be too
+        many."""
         if len(self._standing) <= self._policy.nodes_max:
             return 0
         return sum(
@@ -277,7 +278,7 @@ class _Rules:
         return wrong
 
     def _device_of(self, node: bytes) -> bytes:
-        """The device that has, or had, this key. A board is its own."""
+        """The device that has, or had, this key. A board is a device of its own."""
         known = self._standing.get(node)
         return node if known is None else known.device
 
@@ -289,11 +290,11 @@ class _Rules:
         )
 
     def _not_approved(self, entry: Entry, operation: AdminOperation) -> str | None:
-        """`admins_needed` of them must have signed the same content within the window."""
+        """`admins_needed` administrators must have signed the same content within the window."""
         agreed: AdminOperation = operation
-        if isinstance(operation, Revoke | Grant):  # of the device, under whatever key
+        if isinstance(operation, Revoke | Grant):  # of any of the device's keys
             agreed = msgspec.structs.replace(operation, target=self._device_of(operation.target))
-        if isinstance(agreed, Revoke):  # for any reason
+        if isinstance(agreed, Revoke):  # the reasons may differ
             agreed = msgspec.structs.replace(agreed, reason="any")
         content = encode_operation(msgspec.structs.replace(agreed, node=bytes(32), counter=1))
         signed = self._signed.setdefault(content, {})
@@ -372,7 +373,7 @@ class _Rules:
 
 
 def unauthorised(genesis: Genesis, chain: Chain) -> Iterator[tuple[Entry, str]]:
-    """Each record that took effect and should not have, with the reason."""
+    """Each record that took effect but should not have, with the reason."""
     rules = _Rules(genesis, {head.hash: head.height for head in chain.heads})
     for entry in chain.entries:
         if entry.took_effect:

@@ -1,4 +1,5 @@
-"""Checks a stored checkpoint: a quorum must have signed the head that was computed from genesis."""
+"""Checks a stored checkpoint: a quorum must have signed the head that we computed from the
+genesis."""
 
 from __future__ import annotations
 

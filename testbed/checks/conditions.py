@@ -1,13 +1,15 @@
-"""Whether the hosts were fit during a run, from raw/conditions.jsonl and raw/clock.jsonl alone.
+"""Judges whether the hosts were fit during a run, from raw/conditions.jsonl and raw/clock.jsonl
+alone.
 
 `unfit` names what makes a run's figures worthless: its verdict is then "invalid". `unknown` names
 what could not be read, for the reader. Thresholds:
 
-- power: a bit of `vcgencmd get_throttled` set now in any reading, or "since start" bits that came
-  during the run; the kernel's undervoltage alarm; a growing throttling counter of a PC processor;
+- power: a "now" bit of `vcgencmd get_throttled` in any reading, or a "since start" bit that
+  appeared during the run; the kernel's undervoltage alarm; a growing throttling counter of a PC
+  processor;
 - disk: less free than `limits.disk_free_mb_min` in any reading;
-- clock, against the inventory's `clock.max_error`: surely further off (offset minus bound),
-  stepped by more while the host ran, or never once known as exactly (the best bound is wider).
+- clock, against the inventory's `clock.max_error`: certainly off by more (offset minus bound),
+  stepped by more while the host ran, or never known that exactly (even the best bound is wider).
 
 What a campaign disturbs on purpose (`ScheduledEvent.disturbs`) does not count against the host. A
 host that did not answer is not unfit: it may have been switched off. A host that never answered at
@@ -68,8 +70,8 @@ def unfit(
     clocks: Sequence[ClockLine],
     disturbed: Collection[Disturbed] = (),
 ) -> tuple[str, ...]:
-    """Why the run does not count, one sentence for each host and trouble."""
-    found = [f"{host}: it was never once seen: {why}" for host, why in _unseen(conditions, clocks)]
+    """Why the run does not count: one sentence for each host and problem."""
+    found = [f"{host}: it was never seen: {why}" for host, why in _unseen(conditions, clocks)]
     for host, lines in _by_host(conditions).items():
         readings = [line for line in clocks if line.host == host]
         found += [f"{host}: {why}" for why in _power([line.seen for line in lines])]
@@ -81,7 +83,7 @@ def unfit(
 
 
 def unknown(conditions: Sequence[ConditionLine]) -> tuple[str, ...]:
-    """What could not be seen, hosts that lack the same together."""
+    """What could not be seen; one sentence names all hosts that lack the same."""
     lacks: dict[str, list[str]] = {}
     for host, lines in sorted(_by_host(conditions).items()):
         seen = [line.seen for line in lines]
@@ -107,7 +109,7 @@ def _unseen(
     for host in sorted({line.host for line in clocks} - set(_by_host(conditions))):
         problems = [line.problem for line in clocks if line.host == host and line.problem]
         looks = sum(line.host == host and not line.problem for line in clocks)
-        if problems and len(problems) >= looks:  # a clock may have been read before the look failed
+        if problems and len(problems) >= looks:  # the clock may have answered first
             yield host, problems[-1]
 
 
@@ -119,7 +121,7 @@ def _tells_throttling(seen: Conditions) -> bool:
 def _power(seen: Sequence[Conditions]) -> Iterator[str]:
     words = dict.fromkeys(w for each in seen for w in throttled_words(each.throttled or 0))
     for before, after in pairwise(seen):
-        # The first reading may hold what was before the run; a restart begins with no bit set.
+        # The first reading may contain bits from before the run; a restart begins with no bit set.
         old = (before.throttled or 0) if before.boot == after.boot else 0
         came = (after.throttled or 0) & ~old
         words |= dict.fromkeys(throttled_words(came >> THROTTLED_SINCE_START))
@@ -128,7 +130,7 @@ def _power(seen: Sequence[Conditions]) -> Iterator[str]:
     if words:
         yield f"{', '.join(words)} during the run; use a better power supply, or cool it"
     counts = [(each.boot, each.throttle_count) for each in seen if each.throttle_count is not None]
-    # The counter begins again with each boot; between two of them nothing can be said.
+    # The counter begins again at each boot, so readings of different boots are not compared.
     times = sum(b - a for (boot, a), (after, b) in pairwise(counts) if boot == after)
     if times > 0:
         yield f"its processor throttled {times} times during the run"

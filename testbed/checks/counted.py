@@ -1,7 +1,8 @@
-"""What gateways and brokers counted: complete, where their logs of single refusals are limited.
+"""What gateways and brokers counted. The counts are complete, while their logs of single refusals
+are limited.
 
-Both tell the sums since their start, once a second while these grow. They do not say of whom: all
-that was refused in a time is counted, of attackers and of others.
+Both log the sums since their start, once a second while these grow. The sums do not say whose
+messages were refused: they include those of attackers and of all others.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _Sums = list[tuple[int, Counter[str]]]
 
 
 class _Line(msgspec.Struct, frozen=True):
-    """Of a gateway's log (`t` in ns, sums as fields) or a broker's (`t_s`, sums in `counts`)."""
+    """A line of a gateway's log (`t` in ns, sums as fields) or of a broker's (`t_s`, sums in
+    `counts`)."""
 
     event: str
     t: int = 0
@@ -39,7 +41,7 @@ class Counted:
                     self._sums.append(sums)
 
     def refused(self, begin_ns: int, end_ns: int) -> Counter[str]:
-        """Between two wall times, as "layer:reason"."""
+        """What was refused between two wall times, by "layer:reason"."""
         found: Counter[str] = Counter()
         for sums in self._sums:
             found += _at(sums, end_ns) - _at(sums, begin_ns)
@@ -47,7 +49,7 @@ class Counted:
 
 
 def _at(sums: _Sums, t_ns: int) -> Counter[str]:
-    """The newest sums then. A process that starts again begins at nothing."""
+    """The newest sums at this time. A restarted process begins at zero."""
     return next((each for t, each in reversed(sums) if t <= t_ns), Counter())
 
 

@@ -1,9 +1,9 @@
 """Names the wrong field of a stored block that is known to be wrong.
 
-If the replica's signature over the head is valid, the replica signed that head, and the body is
-wrong. Otherwise the statements are computed from the items and compared with the stored ones. Two
-fields follow from nothing else (time and view of a block without records): for these, a search
-looks for one changed byte that fixes the block.
+If the head has the Merkle root of the stored statements, an item or a statement is wrong. Otherwise
+the statements are computed from the items and compared with the stored ones. Two fields cannot be
+computed (time and view of a block without records): for these, a search looks for one changed byte
+that fixes the block.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FREE_FIELDS = ("time_us", "view")
 
 
 def head_field(offset: int) -> str:
-    """The field of a head that a byte belongs to."""
+    """The field of a head to which a byte belongs."""
     return next(name for name, start, size in HEAD_FIELDS if start <= offset < start + size)
 
 
@@ -69,7 +69,7 @@ def wrong_field(block: Block, ledger: Ledger, scheme: Scheme, fault: PeerFault) 
 def _below_its_root(
     block: Block, head: Head, ledger: Ledger, scheme: Scheme, fault: PeerFault
 ) -> tuple[str, str]:
-    """The head commits to these statements, so an item is wrong, or the statement made from it."""
+    """The head commits to these statements, so an item is wrong, or its statement."""
     times = set()
     for index, record in enumerate(block.records):
         opened = _open(record.item, ledger, scheme)
@@ -84,9 +84,9 @@ def _below_its_root(
             return f"record {index} item", why.removeprefix(": ")
         times.add(statement.time_us)
     if len(times) == 1 and head.time_us not in times:
-        return "head.time_us", "is not the time that the records' statements say"
+        return "head.time_us", "is not the time in the records' statements"
     field = str(fault).partition(": ")[2].partition(" of height")[0]
-    return field.replace("statement", "leaf"), "is not what executing the block leads to"
+    return field.replace("statement", "leaf"), "is not the result of executing the block"
 
 
 def _beside_its_root(
@@ -106,7 +106,7 @@ def _beside_its_root(
         return "head.root", "is not the Merkle root of the records"
     for index, (mine, theirs) in enumerate(zip(made.records, block.records, strict=True)):
         if mine.leaf != theirs.leaf:
-            return f"record {index} leaf", "is not what executing its item leads to"
+            return f"record {index} leaf", "is not the result of executing its item"
     return "head.root", "is not the Merkle root of the records"
 
 
@@ -120,9 +120,9 @@ def _open(item: bytes, ledger: Ledger, scheme: Scheme) -> VerifiedRequest | Peer
 def wrong_signature(
     head: bytes, next_parent: bytes | None, verify: Callable[[bytes], bool]
 ) -> tuple[str, str]:
-    """The block itself holds, but its replica's signature over the head does not. Says which is
-    wrong. `next_parent` is what the next block says this head's hash is, if there is one; `verify`
-    checks the signature over a head."""
+    """The block itself is valid, but its replica's signature over the head is not. Returns which of
+    the two is wrong, and how. `next_parent` is this head's hash in the next block, if there is one;
+    `verify` checks the signature over a head."""
     if next_parent is not None and digest(head) == next_parent:
         return "signature", "the replica's signature over the head does not hold"
     for name, start, size in HEAD_FIELDS:

@@ -1,9 +1,9 @@
 """Judges what was tried at the broker's door, from what the broker said and logged.
 
-A trial's id is `broker/<what>/<n>/<senders>:<answer>`. The answer is the broker's: `accepted`, a
-denial, or nothing if it closed the connection; then its own log must have the refusal, or the trial
-proves nothing. `senders` are the names that the log may have for the attacker, with `,` between
-them: his client id, his login and his address. Whatever was accepted is a success.
+A trial's id is `broker/<what>/<n>/<senders>:<answer>`. The broker's answer is `accepted`, a denial,
+or nothing if it closed the connection; then its own log must have the refusal, or the trial proves
+nothing. `senders` are the names that the log may have for the attacker, separated by `,`: his
+client id, his login and his address. Everything that was accepted is a success.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from testbed.checks.trials import Tried
 __all__ = ["judge_at_door"]
 
 LOGGED_LATE_NS_MAX = 10**9
-"""So long after an attempt its refusal may be logged."""
+"""A refusal may be logged so long after its attempt."""
 
 
 def judge_at_door(evidence: Evidence, attack: str) -> Judgement:
@@ -39,8 +39,8 @@ def judge_at_door(evidence: Evidence, attack: str) -> Judgement:
 
 
 def _take(logged: list[BrokerRefusal], name: str, since_ns: int, line: AttackLine) -> str:
-    """The reason of the trial's refusal, which then answers for no other trial; "" if there is
-    none."""
+    """The reason of the trial's refusal; "" if none is logged. Removes it, so that it counts for no
+    other trial."""
     senders = name.rpartition("/")[2].split(",")
     until_ns = line.t + LOGGED_LATE_NS_MAX
     for each in logged:

@@ -1,7 +1,7 @@
-"""Everything that was written down about a run: manifest, schedule, events, faults, attacks.
+"""All files about a run: manifest, schedule, events, faults, attacks.
 
-Everything is read once, and leniently: a torn log of a killed process, or a run that was cut short,
-is still evidence. Lines that could not be read are counted in `unreadable`.
+They are read once, and leniently: a torn log of a killed process, or a run that was cut short, is
+still evidence. Lines that could not be read are counted in `unreadable`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from testbed.errors import ConfigurationError
 
 __all__ = ["BrokerRefusal", "Evidence", "broker_refusals", "genesis_of"]
 
-REFUSED = "refused: "  # so a broker's log begins a refusal
-_NOBODY_IS_NAMED = ("?", "<unknown>")
+REFUSED = "refused: "  # a refusal in a broker's log begins so
+_UNNAMED = ("?", "<unknown>")
 ORCHESTRATOR_LOGS = frozenset({"run", "faults", "attacks", "clock", "conditions", "energy"})
 
 E = TypeVar("E", bound=LogEvent)
@@ -43,16 +43,16 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class BrokerRefusal(NamedTuple):
-    """`t` is the wall clock in ns. `sender` is a client id once there was a login, and an address
-    before. Mosquitto does not always say whose connection it ends: then it may be anybody's."""
+    """`t` is the wall clock in ns. `sender` is an address before the login, and a client id after
+    it. Mosquitto does not always say whose connection it ends; such a refusal may be anybody's."""
 
     t: int
     reason: str
     sender: str
 
     def may_be(self, senders: Collection[str]) -> bool:
-        """Whether it is of one of these."""
-        return self.sender in senders or self.sender in _NOBODY_IS_NAMED
+        """Whether it may be of one of these."""
+        return self.sender in senders or self.sender in _UNNAMED
 
 
 def broker_refusals(log: Path) -> Iterator[BrokerRefusal]:
@@ -84,17 +84,17 @@ class Evidence:
 
     @property
     def start_ns(self) -> int | None:
-        """Wall time that the schedule counts from; None if the run never started."""
+        """Wall time of the schedule's start; None if the run never started."""
         return next((line.start_ns for line in self.run_log if line.what == "start"), None)
 
     @property
     def completed(self) -> bool:
-        """All phases were passed."""
+        """Whether all phases were completed."""
         return any(line.what == "end" for line in self.run_log)
 
     @cached_property
     def genesis(self) -> Genesis:
-        """What a chain was made from. Raises ConfigurationError."""
+        """The genesis of the run's chain. Raises ConfigurationError."""
         return genesis_of(self.run)
 
     @cached_property
@@ -103,7 +103,7 @@ class Evidence:
 
     @cached_property
     def unfit(self) -> tuple[str, ...]:
-        """Why this run's figures do not count: hosts that were not fit while it went on."""
+        """Why this run's figures do not count: hosts that were not fit during the run."""
         disturbed = {what for event in self.trial.events for what in event.disturbs}
         return unfit(self.conditions, self.clocks, disturbed)
 
@@ -125,19 +125,19 @@ class Evidence:
 
     @property
     def ledgers(self) -> list[Path]:
-        """The collected databases, in the order of their names, those of replicas that never lied
-        first. A replica that was healed is judged like the others: only what it sent was forged,
-        and its file is verified from the genesis anyway."""
+        """The collected databases: first those of replicas that never lied, then the others; each
+        in the order of names. A replica that was healed is judged like the others: only what it
+        sent was forged, and its file is verified from the genesis anyway."""
         judged = [path for path in self.run.ledgers if path.stem not in self.unhealed]
         return sorted(judged, key=lambda path: (path.stem in self.liars, path.name))
 
     @cached_property
     def missing(self) -> tuple[str, ...]:
-        """What was not collected, although the judgement needs it. A missing ledger may hold a
-        fork; only devices say which receipts they hold; only replicas say when they executed a
-        block."""
+        """Files that were not collected, although the judgement needs them. A missing ledger may
+        hold a fork; only devices say which receipts they hold; only replicas say when they executed
+        a block."""
         wanted = len(self.schedule.replicas) - len(self.unhealed)
-        # A copy of another replica's ledger counts for nobody.
+        # Two files of one replica's ledger count as one.
         whose = {each.name if each.replica is None else each.replica for each in self.chains}
         lacking = wanted - len(whose)
         ledgers = [f"{lacking} of {wanted} ledgers"] if lacking > 0 else []
@@ -152,7 +152,7 @@ class Evidence:
 
     @cached_property
     def silent(self) -> tuple[str, ...]:
-        """Replicas with a ledger and without a log: it is not known when they executed a block."""
+        """Replicas with a ledger but without a log: it is not known when they executed a block."""
         return self._lack(path.stem for path in self.ledgers)
 
     def _lack(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -169,32 +169,34 @@ class Evidence:
 
     @cached_property
     def longest(self) -> Chain:
-        """The reference where replicas agree (`properties` says whether they do)."""
+        """The longest chain: the reference if replicas agree (`properties` says whether they
+        do)."""
         nothing = Chain(name="", heads=(), entries=())
         return max(self.chains, key=lambda chain: chain.height, default=nothing)
 
     @property
     def idle(self) -> bool:
-        """Devices were to be admitted, and nothing that a device asked for took effect."""
+        """Whether devices should have been admitted, but no request took effect."""
         expected = any(device.enrol_at_ms is not None for device in self.trial.devices)
         return expected and not any(entry.took_effect for entry in self.longest.entries)
 
     def events(self, kind: type[E]) -> Iterator[E]:
-        """Of all processes, in the order of their wall clocks."""
+        """The events of one type, of all processes, in the order of their wall clocks."""
         return (event for event in self._events if isinstance(event, kind))
 
     @cached_property
     def refused_at_broker(self) -> tuple[BrokerRefusal, ...]:
-        """Each refusal that a broker logged, in order. It logs some hundred, then one a second."""
+        """Each refusal that a broker logged, in order. A broker logs some hundred, then one a
+        second."""
         logs = sorted((self.run.raw / "log").glob("*.log"))
         return tuple(sorted(each for path in logs for each in broker_refusals(path)))
 
     def serial(self, board: str) -> list[SerialFrame]:
-        """What passed on a board's line."""
+        """The frames on a board's line."""
         return self._log(f"serial/{board}.log", SerialFrame)
 
     def phase_at(self, t_ns: int) -> Phase | None:
-        """The phase of a wall time."""
+        """The phase at a wall time; None outside of all phases."""
         at_ms = self.at_ms(t_ns)
         found = (each for each in self.schedule.phases if each.start_ms <= at_ms < each.end_ms)
         return None if self.start_ns is None else next(found, None)

@@ -22,7 +22,7 @@ __all__ = ["FactoryRules"]
 
 
 class FactoryRules:
-    """Remembers which identities have been used, and whose roots count."""
+    """Remembers which identities have been used, and which roots count."""
 
     def __init__(self, policy: Policy) -> None:
         self._enrolments_max = policy.factory_enrolments_max
@@ -81,7 +81,7 @@ class FactoryRules:
                 return "its factory certificates do not follow from each other"
         for each in (*links, root):
             if not each.not_valid_before_utc <= now <= each.not_valid_after_utc:
-                return "a factory certificate was out of its time"
+                return "a factory certificate was not valid at that time"
         return None
 
 

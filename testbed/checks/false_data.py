@@ -1,8 +1,8 @@
-"""Judges false data: what the filter over redundant sensors finds of what is on the chain.
+"""Judges false data: how many of the lies on the chain the filter over redundant sensors finds.
 
-The readings are those of the ledger whose device holds a receipt. Which of them are false, the
-devices logged (`nodes.switch.sensor`), as the schedule ordered it. All sensors of a lab count as
-redundant: they are in one room. The filter knows none of this.
+It takes the readings on the ledger for which the device holds a receipt. The devices logged which
+of them are false (`nodes.switch.sensor`), as the schedule ordered. All sensors of a lab count as
+redundant: they are in one room. The filter does not know which readings are false.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ FALSE_DATA = "sensor.false-data"
 
 
 class Scored(NamedTuple):
-    """A reading, and the filter's score for it. `attack`: whose lie it is; "" for a true one.
-    `shadowed`: it is true, and the window still holds lies of the same sensor."""
+    """A reading, and the filter's score for it. `attack`: the attack that made it false; "" for a
+    true one. `shadowed`: it is true, but the window still contains lies of the same sensor."""
 
     sample: Sample
     score: float
@@ -40,7 +40,7 @@ class Scored(NamedTuple):
 
 
 class _SentReading(msgspec.Struct, frozen=True):
-    """What identifies a reading, and what it says (`nodes.device.sender.Reading`)."""
+    """The identity and the values of a reading (`nodes.device.sender.Reading`)."""
 
     number: int
     values: tuple[int, ...]
@@ -53,7 +53,8 @@ _reading = msgspec.json.Decoder(_SentReading)
 
 
 def scored(evidence: Evidence) -> list[Scored]:
-    """Every reading on the longest chain, in the order of the times at which they were taken."""
+    """Every reading on the longest chain that has a receipt, in the order in which they were
+    taken."""
     lies = _lies(evidence)
     found = sorted(_readings(evidence), key=lambda each: each[0])
     samples = [sample for sample, _ in found]
@@ -79,7 +80,7 @@ def honest(readings: Sequence[Scored]) -> list[Scored]:
 
 
 def judge_false_data(evidence: Evidence, attack: str) -> Judgement:
-    """A trial is one lying sensor, `sensor/<name>`. It succeeds if not one of its lies was suspect.
+    """A trial is one lying sensor, `sensor/<name>`. It succeeds if none of its lies was suspect.
 
     `details` has rates over readings with Clopper-Pearson bounds. Readings of one window are not
     independent, so the true intervals are wider.
@@ -120,7 +121,7 @@ def _details(
 
 
 def _delays_s(lies: Sequence[Scored]) -> dict[str, float]:
-    """Of each sensor that was found: from its first lie to the first suspect one."""
+    """For each sensor that was found: the time from its first lie to its first suspect lie."""
     began: dict[str, float] = {}
     delays: dict[str, float] = {}
     for each in lies:
@@ -132,7 +133,7 @@ def _delays_s(lies: Sequence[Scored]) -> dict[str, float]:
 
 
 def _lies(evidence: Evidence) -> dict[_Place, str]:
-    """The attack that each false reading is of."""
+    """By false reading, the attack that made it false."""
     faults = {f"sensor.{each.id}.json": each.fault for each in evidence.trial.events}
     return {
         (each.board or each.node, each.board_boot, each.number): faults[each.order]

@@ -1,4 +1,4 @@
-"""What became of each fault of the schedule: applied, seen, healed, recovered from.
+"""The fate of each fault of the schedule: whether it was applied, seen, healed and recovered from.
 
 Recovery is the time from healing until some replica had executed the first block that was proposed
 after it. Healing is on the orchestrator's clock, the block on a replica's, so in a lab the time is
@@ -18,11 +18,11 @@ from testbed.traces.clocks import Clocks, Span, State
 
 __all__ = ["Injection", "injections"]
 
-_WHO = ("on", "from")  # selector keys of who a fault falls on
+_WHO = ("on", "from")  # selector keys of a fault's main targets
 
 
 class Injection(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of a fault or an action. Times in ms from the start of the schedule, None if it
+    """One event of a fault or an action. Times are in ms from the start of the schedule; None if it
     did not happen. `what` was seen at `observed_ms`.
 
     `recovery` is None if no block was proposed after healing. `recovery_ms` is also None if the
@@ -52,7 +52,7 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def recovery_bound_ms(self) -> float | None:
-        """The true time is within it."""
+        """The error of `recovery_ms` is at most this."""
         return (
             None if self.recovery_ms is None or not self.recovery else self.recovery.bound_ns / 1e6
         )
@@ -67,7 +67,7 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def injections(evidence: Evidence) -> tuple[Injection, ...]:
-    """Every fault event of the schedule, also those that never came to be."""
+    """Every event of faults and actions that was not skipped, also those that never happened."""
     blocks = [*evidence.events(BlockDone)]
     clocks = Clocks(evidence.clocks, evidence.conditions) if evidence.clocks else None
     lines: dict[str, list[FaultLine]] = {}
@@ -101,7 +101,7 @@ def injections(evidence: Evidence) -> tuple[Injection, ...]:
 
 
 def _target(targets: Mapping[str, Sequence[str]]) -> str:
-    """`r1`, or `r1; with r3`: who, and (by its selector's key) who else."""
+    """`r1`, or `r1; with r3`: the main targets, then the others after their selector's key."""
     parts = [
         ", ".join(names) if key in _WHO else f"{key} {', '.join(names)}"
         for key, names in sorted(targets.items(), key=lambda each: (each[0] not in _WHO, each[0]))
@@ -110,7 +110,8 @@ def _target(targets: Mapping[str, Sequence[str]]) -> str:
 
 
 def _recovery(blocks: Sequence[BlockDone], healed_ns: int, clocks: Clocks | None) -> Span | None:
-    """Until the first replica had executed it. Without clock readings all ran on one machine."""
+    """The time until a replica executed the first block after healing. Without clock readings all
+    ran on one machine."""
     later = [block for block in blocks if block.time_us * 1000 >= healed_ns]
     if not later:
         return None

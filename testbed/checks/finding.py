@@ -25,7 +25,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def lost_ledgers(names: Sequence[str], quorum: Quorum) -> str:
-    """That these replicas send no votes, and whether the chain can go on."""
+    """Says that these replicas send no votes, and whether the chain can go on."""
     text = f"{' and '.join(names)}: ledger lost, no votes are sent"
     if len(names) > quorum.faulty:
         text += f"; {quorum.strong} of {quorum.n} votes are needed: this network cannot go on"

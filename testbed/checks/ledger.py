@@ -1,9 +1,10 @@
 """Verifies replicas' stored databases from the genesis on, reading only the files.
 
-Recomputed for each file: links, parent roots, Merkle roots, counts, every record's statement from
-its item, every signature of devices and of endorsing replicas, the replica's own signature over
-each head, the checkpoint proofs. Across files: which blocks f+1 replicas vouch for. The first
-thing that is wrong in a file is named (`diagnosis`); above it nothing can be recomputed.
+It recomputes for each file: links, parent roots, Merkle roots, counts, every record's statement
+from its item, every signature of devices and of endorsing replicas, the replica's own signature
+over each head, the checkpoint proofs. Over all files it finds which blocks f+1 replicas have
+signed. It names the first wrong thing in a file (`diagnosis`); above that nothing can be
+recomputed.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from testbed.checks.finding import Finding
 
 __all__ = ["FileReport", "LedgerReport", "verify_ledgers"]
 
-SIGNATURES_REMEMBERED_MAX = 500_000  # digests; beyond it signatures are just verified again
+SIGNATURES_REMEMBERED_MAX = 500_000  # digests; beyond that, signatures are verified again
 
 
 class FileReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`height` blocks were stored, of which `verified` hold; `proven` are vouched for by a
-    checkpoint's quorum in this very file. Payload and signature of `pruned` records of data, up to
-    height `pruned_to`, were not there to be checked."""
+    """`height` blocks were stored, and the first `verified` of them are valid. A checkpoint's
+    quorum in this file proves the first `proven`. `pruned` records of data, up to height
+    `pruned_to`, had no payload and signature to check."""
 
     file: str
     replica: int | None
@@ -54,7 +55,8 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LedgerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`proven`: up to here f+1 replicas signed the same heads, or a quorum a checkpoint."""
+    """`proven`: up to this height f+1 replicas signed the same heads, or a quorum signed a
+    checkpoint."""
 
     network: str
     proven: int
@@ -66,9 +68,9 @@ class LedgerReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pruned(self) -> int:
-        """Records whose payload and signature nobody has seen. 0 if each is whole in some file;
-        otherwise the number that the most complete file lacks. Records above the end of a file
-        count as lacking."""
+        """How many records have no payload and signature in any file. 0 if each is whole in some
+        file; otherwise the number that the most complete file lacks. Records above the end of a
+        file count as lacking."""
         seen = 0  # up to here each record is whole in some file
         for each in sorted(self.files, key=lambda file: file.pruned_to):
             if each.pruned_to <= seen:
@@ -89,7 +91,7 @@ class _Row(msgspec.Struct, frozen=True):
 
 
 class _Remembering:
-    """Verifies each signature once: replicas store the same records."""
+    """Verifies each signature only once, because replicas store the same records."""
 
     def __init__(self, scheme: Scheme) -> None:
         self._scheme = scheme
@@ -106,7 +108,7 @@ class _Remembering:
 
 
 class _Wrong(Exception):
-    """`field` of the block at hand."""
+    """`field` of the current block is wrong."""
 
     def __init__(self, field: str, detail: str) -> None:
         super().__init__(detail)
@@ -114,7 +116,7 @@ class _Wrong(Exception):
 
 
 class _Vouched:
-    """What the files say together: who signed which head, of those that hold."""
+    """Which replicas signed which valid head, over all files."""
 
     def __init__(self) -> None:
         self._signers: dict[tuple[int, bytes], set[int]] = {}
@@ -122,7 +124,7 @@ class _Vouched:
         self.proven = 0
 
     def fork(self, head_hash: bytes, height: int, file: str) -> str | None:
-        """The file, if there is one, that holds another valid head of this height."""
+        """The file that has another valid head of this height; None if none has."""
         first, other = self._first.setdefault(height, (head_hash, file))
         return None if first == head_hash else other
 
@@ -136,7 +138,7 @@ class _Vouched:
 
 
 class _Verification:
-    """Of one file."""
+    """Verifies one file."""
 
     def __init__(
         self, file: LedgerFile, name: str, genesis: Genesis, scheme: Scheme, vouched: _Vouched
@@ -156,7 +158,8 @@ class _Verification:
         self.pruned = self.pruned_to = 0
 
     def run(self) -> None:
-        """Up to the first block that does not hold; sums are checked to the end."""
+        """Verifies up to the first block that is not valid. Row checksums are checked to the
+        end."""
         broken = False
         try:
             for row, following in _with_next(_Row(*row) for row in self._file.rows()):
@@ -171,11 +174,11 @@ class _Verification:
                     broken = True
                     self._found(self.verified + 1, wrong.field, str(wrong))
             if self._unchecked and not broken:
-                who = f"replica {self._file.replica}, whose file this says it is, is no member"
+                who = f"replica {self._file.replica}, named in the file, is no member"
                 self._found(0, "replica", f"{who}: no signature over its heads can be checked")
             self._check_proofs()
             if self.pruned_to > max(self.proven, self._vouched.proven):
-                what = "pruned, and no quorum vouches for what the devices are said to have signed"
+                what = "pruned, and no quorum confirms what the devices signed"
                 self._found(self.pruned_to, "record item", what)
         except Damaged as damage:
             self._found(0, "file", str(damage))
@@ -191,7 +194,7 @@ class _Verification:
         except PeerFault as fault:
             wrong = wrong_field(block, self._ledger, self._scheme, fault)
             raise _Wrong(*wrong) from fault
-        # One that is being added follows the chain before its epoch begins.
+        # A replica that is being added follows the chain before its epoch begins.
         for each in (self._ledger.membership, self._ledger.decided_membership):
             self._memberships[each.epoch] = each
         self._check_signature(block, signature, membership, following)
@@ -213,7 +216,7 @@ class _Verification:
     ) -> None:
         key = self._key()
         height = self.verified + 1
-        if key is None:  # it joined later, and signed what it then caught up with
+        if key is None:  # it joined later, and signed the blocks that it caught up with
             self._unchecked.append((height, block.head, signature))
             return
         for earlier, head, sig in self._unchecked:
@@ -238,7 +241,7 @@ class _Verification:
 
     def _check_sum(self, row: _Row) -> None:
         if isinstance(row.height, int) and _sum_of(row) != row.sum:
-            self._found(row.height, "sum", "the row is damaged (checksum); not looked into further")
+            self._found(row.height, "sum", "the row is damaged (checksum); not checked further")
 
     def _check_proofs(self) -> None:
         """Each stored checkpoint: q members of its epoch signed the head that we computed."""
@@ -259,9 +262,9 @@ def verify_ledgers(
     *,
     done: Callable[[Path], None] = lambda _: None,
 ) -> LedgerReport:
-    """Checks each database, then what they say together. `genesis` is the pinned one; without it
-    the first file's own is taken, and only the network id printed tells whether it is the right
-    one. `done` is called after each file."""
+    """Checks each database, then all of them together. `genesis` is the pinned one. Without it the
+    genesis of the first file is taken, and the reader must compare the printed network id. `done`
+    is called after each file."""
     scheme = _Remembering(Es256())
     vouched = _Vouched()
     reports = []
@@ -317,7 +320,7 @@ def _with_next(rows: Iterator[_Row]) -> Iterator[tuple[_Row, _Row | None]]:
 
 
 def _decoded(row: _Row, height: int) -> tuple[Block, bytes]:
-    """The block and the signature of a row, which must be that of `height`. Raises _Wrong."""
+    """The block and the signature of a row, which must have this `height`. Raises _Wrong."""
     if row.height != height:
         raise _Wrong("height", f"the block is missing; {row.height} follows instead")
     for name in ("head", "records", "signature"):
@@ -336,7 +339,7 @@ def _decoded(row: _Row, height: int) -> tuple[Block, bytes]:
     except Damaged as damage:
         raise _Wrong("records", str(damage)) from damage
     if encode_records(block) != records:
-        raise _Wrong("records", "are not in their one encoding")
+        raise _Wrong("records", "are not in the canonical encoding")
     return block, signature
 
 

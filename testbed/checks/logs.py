@@ -45,15 +45,16 @@ __all__ = [
 ]
 
 
-# Of a node's log: what a process may write, and tables can hold. A line with more is not one.
+# Numbers in a node's log: what a process may write and tables can hold. A line with others is
+# unreadable.
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 
 
 class LogEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
-    """`t` is the wall clock in ns; `m` the monotonic one, comparable within one `boot`.
+    """`t` is the wall clock in ns; `m` the monotonic clock, comparable within one `boot`.
 
-    `node` is the owner of the file that has the line: a node speaks only for itself.
+    `node` is the owner of the log file: a node speaks only for itself.
     """
 
     t: Whole
@@ -104,14 +105,14 @@ class Requested(LogEvent, frozen=True, kw_only=True, tag="request"):
 
 
 class FalseAnswer(LogEvent, frozen=True, kw_only=True, tag="bad-message"):
-    """At a device: answers that do not hold, `count` of them for this reason since it started."""
+    """At a device: wrong answers, `count` of them for this reason since it started."""
 
     reason: str
     count: Whole
 
 
 class DeniedUnproven(LogEvent, frozen=True, kw_only=True, tag="denied-unproven"):
-    """At a device: refusals that nobody proves, `count` of them since it started."""
+    """At a device: refusals without a proof, `count` of them since it started."""
 
     reason: str
     count: Whole
@@ -119,7 +120,7 @@ class DeniedUnproven(LogEvent, frozen=True, kw_only=True, tag="denied-unproven")
 
 class SerialRefused(LogEvent, frozen=True, kw_only=True, tag="serial-refused"):
     """At an environmental device: frames on a board's line were refused, `count` of them for this
-    reason since the device started. None: this one (older devices told of each)."""
+    reason since the device started. None: one frame (older devices logged each)."""
 
     board: str
     reason: str
@@ -135,7 +136,7 @@ class BoardGap(LogEvent, frozen=True, kw_only=True, tag="board-gap"):
 
 
 class BlockDone(LogEvent, frozen=True, kw_only=True, tag="block"):
-    """At a replica: a block was executed. The `*_us` of phases count from the moment at which it
+    """At a replica: a block was executed. The `*_us` of phases count from the moment when it
     proposed or accepted the block, on its monotonic clock; only the proposer has `proposed_us`."""
 
     height: Whole
@@ -158,7 +159,7 @@ class StoreMissing(LogEvent, frozen=True, kw_only=True, tag="store-missing"):
 
 
 class VotingAgain(LogEvent, frozen=True, kw_only=True, tag="voting-again"):
-    """At a replica: it is past all that it can have voted on, and votes again."""
+    """At a replica: it has passed every block on which it may have voted, and votes again."""
 
 
 class Started(LogEvent, frozen=True, kw_only=True, tag="started"):
@@ -194,7 +195,7 @@ class RelayGap(LogEvent, frozen=True, kw_only=True, tag="relay-gap"):
 
 
 class ReadingLeftOut(LogEvent, frozen=True, kw_only=True, tag="reading-left-out"):
-    """At an environmental device: a board's reading of before this run was not sent."""
+    """At an environmental device: a board's reading from before this run was not sent."""
 
     board: str
     board_boot: int
@@ -202,7 +203,7 @@ class ReadingLeftOut(LogEvent, frozen=True, kw_only=True, tag="reading-left-out"
 
 
 class SensorLies(LogEvent, frozen=True, kw_only=True, tag="sensor-lies"):
-    """At a device: a reading of `board` (None: its own) is false, as `order` wants it."""
+    """At a device: a reading of `board` (None: its own) is false, as `order` demands."""
 
     order: str
     number: Whole
@@ -215,8 +216,8 @@ Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
 class Usage(LogEvent, frozen=True, kw_only=True, tag="usage"):
-    """At any process that is traced: what it has used since its start. `sent` and `received`:
-    messages and bytes by "party/kind"."""
+    """At any traced process: what it has used since its start. `sent` and `received`: messages and
+    bytes by "party/kind"."""
 
     cpu_s: Amount
     rss_max_mb: Amount
@@ -229,7 +230,7 @@ class Usage(LogEvent, frozen=True, kw_only=True, tag="usage"):
 
 
 class EventsDropped(LogEvent, frozen=True, kw_only=True, tag="events-dropped"):
-    """Events that could not be written (a full disk)."""
+    """At any process: events could not be written (a full disk)."""
 
     count: Whole
 
@@ -262,7 +263,7 @@ _TAGS = frozenset(str(each.__struct_config__.tag) for each in KnownEvent.__args_
 
 
 class RunLine(msgspec.Struct, frozen=True, kw_only=True):
-    """run.jsonl: what the orchestrator did, and which host did not answer for `silent_s`."""
+    """run.jsonl: what the orchestrator did, or that a host did not answer for `silent_s`."""
 
     t: int
     what: str
@@ -323,8 +324,8 @@ _event: msgspec.json.Decoder[Any] = msgspec.json.Decoder(KnownEvent)
 
 
 def read_events(path: Path) -> tuple[list[LogEvent], int]:
-    """The known events of one process's log, and how many lines cannot be read: those that a
-    kill or a full disk tore."""
+    """The known events of one process's log, and the number of unreadable lines: a kill or a full
+    disk may tear some."""
     found: list[LogEvent] = []
     unreadable = 0
     for line in _lines(path):
@@ -338,7 +339,7 @@ def read_events(path: Path) -> tuple[list[LogEvent], int]:
 
 
 def read_lines(path: Path, kind: type[T]) -> tuple[list[T], int]:
-    """The lines of another log, and how many cannot be read."""
+    """The lines of another log, and the number of unreadable ones."""
     decoder = msgspec.json.Decoder(kind)
     found: list[T] = []
     unreadable = 0

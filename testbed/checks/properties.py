@@ -1,7 +1,7 @@
 """Safety and liveness, judged from stored chains, device receipts and wall times.
 
-Each property says whether it held, and in words what was found. What a replica says of itself
-counts only where its signature or its hash chain binds it.
+Each property says whether it held, and in words what was found. A replica's own words count only if
+its signature or its hash chain binds it to them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAMED_MAX = 3  # examples in a detail
 
 
 class Property(msgspec.Struct, frozen=True, kw_only=True):
-    """`detail` says what was looked at, or what broke it. `held` is None if that cannot be said."""
+    """`detail` says what was checked, or what broke it. `held` is None if it cannot be judged."""
 
     name: str
     held: bool | None
@@ -40,7 +40,7 @@ class Property(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def safety(evidence: Evidence, ledger: LedgerReport) -> tuple[Property, ...]:
-    """All safety properties, whatever the campaign lists, over honest replicas."""
+    """All safety properties of honest replicas, also those that the campaign does not list."""
     return (
         agreement(evidence.chains),
         validity(ledger),
@@ -87,7 +87,7 @@ def validity(ledger: LedgerReport) -> Property:
 
 
 def exactly_once(chain: Chain) -> Property:
-    """No request and no board reading takes effect twice; counters of a node strictly rise."""
+    """No request and no board reading takes effect twice; the counters of a node rise strictly."""
     wrong = []
     requests: set[bytes] = set()
     counters: dict[bytes, int] = {}
@@ -107,7 +107,8 @@ def exactly_once(chain: Chain) -> Property:
     detail = f"{len(requests)} requests, each once"
     pruned = [entry.height for entry in chain.entries if entry.pruned]
     if pruned:
-        detail += f"; which readings are in {len(pruned)} of them is pruned to height {pruned[-1]}"
+        what = f"pruned up to height {pruned[-1]}: their readings are not known"
+        detail += f"; {len(pruned)} of them are {what}"
     return Property(
         name="exactly-once",
         held=None if pruned and not wrong else not wrong,
@@ -122,7 +123,7 @@ def repeated_readings(chain: Chain) -> dict[tuple[str, int, int], int]:
 
 
 def no_unauthorised_commit(genesis: Genesis, chain: Chain) -> Property:
-    """Nothing took effect that its signer was not entitled to (`authority`)."""
+    """Nothing took effect without its signer's right to it (`authority`)."""
     found = [f"{_where(entry)}: {reason}" for entry, reason in unauthorised(genesis, chain)]
     effective = sum(entry.took_effect for entry in chain.entries)
     return Property(
@@ -133,7 +134,7 @@ def no_unauthorised_commit(genesis: Genesis, chain: Chain) -> Property:
 
 
 def durability(evidence: Evidence, chains: Sequence[Chain], kept: str = "on the chain") -> Property:
-    """Every request with a receipt at a device stands on every chain that is high enough."""
+    """Every request for which a device holds a receipt is on every chain that is high enough."""
     receipts = {event.id: event.node for event in _receipts(evidence)}
     stored = [
         {entry.statement.request.hex(): entry.height for entry in chain.entries} for chain in chains

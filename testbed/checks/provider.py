@@ -1,9 +1,9 @@
 """Judges the baseline from its provider's collected readings, as far as that goes.
 
 They are read into the same records as a chain's, so figures and checks are the same. Only two
-properties can be judged: exactly-once and durability. There is one copy, so nothing agrees or
-differs. Whether a reading is what its device sent, or was allowed, only the provider's keys could
-tell; they are not in a bundle, and whoever has them can make any reading.
+properties can be judged: exactly-once and durability. There is one copy, so agreement cannot be
+judged. Only with the provider's keys could one tell whether a device sent a reading and was allowed
+to. They are not in a bundle, and whoever has them can make any reading.
 """
 
 from __future__ import annotations
@@ -49,6 +49,6 @@ def report(evidence: Evidence) -> LedgerReport:
 
 
 def safety(evidence: Evidence, ledger: LedgerReport) -> tuple[Property, ...]:
-    """What can be judged."""
+    """The properties that can be judged."""
     del ledger
     return exactly_once(evidence.longest), durability(evidence, evidence.chains, "stored")

@@ -1,10 +1,11 @@
-"""Reads what stands on a stored chain, record by record, whether or not the chain verifies.
+"""Reads a stored chain, record by record, whether or not the chain verifies.
 
-A baseline's provider has a file of another layout (`nodes.provider.store`): what it took is read
-into the same records, so that all figures are made alike. The file says itself what it is.
+A baseline's provider has a file of another layout (`nodes.provider.store`): the readings that it
+accepted become the same records, so all figures are made in the same way. The file itself says
+which kind it is.
 
 A ledger that does not verify is still evidence. So nothing here raises because of its contents:
-what cannot be decoded is left out, and `ledger` names it.
+what cannot be decoded is left out, and `ledger` reports it.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ _readings = msgspec.json.Decoder(_Reading)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One record: what the chain says of it, and what its signer asked for (None if that cannot
-    be read)."""
+    """One record: its statement, and the operation that was asked for (None if that cannot be
+    read)."""
 
     height: int
     index: int
@@ -65,7 +66,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredHead(msgspec.Struct, frozen=True, kw_only=True):
-    """A head as one replica stores it; `hash` is its SHA-256."""
+    """A head as a replica stores it; `hash` is its SHA-256."""
 
     height: int
     hash: bytes
@@ -74,8 +75,8 @@ class StoredHead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica's chain. `name` is the file's, without suffix: the replica's name; `replica` the
-    number that the file says it is of, None if it cannot be read."""
+    """One replica's chain. `name` is the file's name without suffix, which is the replica's name;
+    `replica` is the replica's number in the file, None if it cannot be read."""
 
     name: str
     replica: int | None = None
@@ -96,7 +97,7 @@ def read_chain(path: Path) -> Chain:
 
 
 def _of_provider(path: Path, readings: list[Reading]) -> Chain:
-    """A batch stands for a block. No hash links it to others, so all its hashes are zero."""
+    """A batch counts as a block. No hash links it to others, so all its hashes are zero."""
     heads, entries = [], []
     for batch, found in groupby(readings, key=lambda reading: reading.batch):
         taken = list(found)
@@ -138,7 +139,7 @@ def _of_replica(path: Path) -> Chain:
                 if isinstance(height, int) and isinstance(head, bytes):
                     _take(height, head, records, heads, entries)
     except (Damaged, OSError):
-        pass  # `ledger` says so; what was read until then counts
+        pass  # `ledger` reports it; what was read before counts
     return Chain(name=path.stem, replica=replica, heads=tuple(heads), entries=tuple(entries))
 
 

@@ -1,7 +1,7 @@
 """Finds sensors that lie among redundant ones, from what the chain recorded.
 
 Signed lies of a compromised sensor are good records to the chain: a signature says who speaks, not
-whether it is true. Where several sensors see the same thing, whoever reads the ledger can compare
+whether it is true. If several sensors measure the same thing, a reader of the ledger can compare
 them. This filter does so with medians, which a minority of liars cannot move far.
 
 The score of a reading is the greater of two, each from the last `WINDOW_S` seconds only:
@@ -30,10 +30,10 @@ __all__ = ["THRESHOLD", "WINDOW_S", "Sample", "scores"]
 WINDOW_S: Final = 8.0
 THRESHOLD: Final = 3.5
 SENSORS_MIN: Final = 3
-"""With fewer sensors nobody can say which one lies: all scores are 0."""
+"""With fewer sensors it is not clear which one lies: all scores are 0."""
 STILL_MIN: Final = 6
-"""Fewer readings of a sensor in the window do not say that it stands still."""
-_SIGMA: Final = 1.4826  # MAD of a normal distribution to its standard deviation
+"""With fewer readings of a sensor in the window, a constant value means nothing."""
+_SIGMA: Final = 1.4826  # MAD of a normal distribution, as a share of its standard deviation
 
 
 class Sample(NamedTuple):
@@ -45,8 +45,8 @@ class Sample(NamedTuple):
 
 
 def scores(samples: Sequence[Sample], resolution: float = 1.0) -> list[float]:
-    """One score for each sample. They must be in the order of their times: a score depends on the
-    sample and on earlier ones. No spread counts as smaller than `resolution`."""
+    """One score for each sample. The samples must be in the order of time: a score depends on the
+    sample and on earlier ones. A smaller spread counts as `resolution`."""
     window: deque[Sample] = deque()
     found = []
     for sample in samples:

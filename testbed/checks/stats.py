@@ -17,8 +17,8 @@ __all__ = ["Latency", "interval95", "latency", "upper95"]
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
     """Quantiles in milliseconds of `n` finished observations; None where there are none.
 
-    `censored` counts operations that were never answered: they are not in the quantiles, so a
-    reader must look at both.
+    `censored` counts operations that were never answered. They are not in the quantiles, so look at
+    both.
     """
 
     n: int
@@ -65,7 +65,7 @@ def interval95(successes: int, trials: int) -> tuple[float, float] | None:
 
 
 def _upper(successes: int, trials: int, alpha: float) -> float:
-    """The rate at which so few successes have probability `alpha`."""
+    """The rate at which at most so many successes have the probability `alpha`."""
     if successes == trials:
         return 1.0
     if successes == 0:

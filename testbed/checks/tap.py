@@ -1,8 +1,8 @@
-"""What the tap on the host's side of a board's line bears out of frames that did not come, or came
-late: the word of whoever took them is not enough.
+"""What the tap on the host's side of a board's line confirms of frames that did not come, or came
+late. The word of the attacker who took them is not enough.
 
 The board numbers its frames in each session, and dates its readings by its own clock since boot.
-Keep other attacks off a line meanwhile: what they put there is no frame of the board.
+Run no other attack on the line meanwhile: its frames are not the board's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Tap:
             self._least_ms[boot] = min(age_ms, self._least_ms.get(boot, age_ms))
 
     def missing(self, begin_ns: int, end_ns: int) -> int:
-        """Numbers that the board gave to frames that did not come between the two times."""
+        """How many of the board's frame numbers did not come between the two times."""
         missing = 0
         for (t, before), (later, after) in zip(self._sealed, self._sealed[1:], strict=False):
             if t <= end_ns and later >= begin_ns:
@@ -49,7 +49,7 @@ class Tap:
         return missing
 
     def is_late(self, digest: str, late_ms: float) -> bool:
-        """A reading that came so much later than the promptest one of its boot."""
+        """Whether a reading came at least so much later than the fastest one of its boot."""
         boot, age_ms = self._age_ms.get(digest, (0, 0.0))
         return age_ms - self._least_ms.get(boot, age_ms) >= late_ms
 

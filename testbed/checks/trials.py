@@ -1,10 +1,10 @@
-"""What all judges of attacks share (`Tried`), and the judge of trials that are told apart by the
-bytes that were sent (`judge_recorded`), from ledgers and logs.
+"""What all judges of attacks share (`Tried`), and the judge of trials that are identified by the
+sent bytes (`judge_recorded`), from ledgers and logs.
 
 For `judge_recorded` a trial's id is `<request>/<body>`: the id of the request that the body asks
 for (`-` if it cannot be read), and the SHA-256 of the body, in hex. It was seen to arrive if the
-gateway logged either. It succeeded if these very bytes are in a record that took effect: once is
-enough.
+gateway logged either. It succeeded if exactly these bytes are in a record that took effect, at
+least once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ __all__ = ["Tried", "judge_recorded", "recorded", "refused_on_lines", "trial_of"
 
 
 def refused_on_lines(evidence: Evidence, boards: Collection[str], since_ns: int) -> Counter[str]:
-    """How many frames on the lines of these boards were refused since then, by "serial:reason"."""
+    """How many frames on the lines of these boards were refused since this time, by
+    "serial:reason"."""
     refused: Counter[str] = Counter()
     counted: dict[tuple[str, str, str], int] = {}
     for event in evidence.events(SerialRefused):
@@ -48,8 +49,8 @@ def trial_of(body: bytes, network: bytes) -> str:
 
 
 class Tried:
-    """What an attack tried, and what of it was seen to arrive. `refused` counts what the system
-    said, as "layer:reason"."""
+    """What an attack tried, and which of its trials were seen to arrive. `refused` counts the
+    refusals, as "layer:reason"."""
 
     def __init__(self, evidence: Evidence, attack: str) -> None:
         self.lines = [line for line in evidence.attacks if line.id == attack]
@@ -66,18 +67,18 @@ class Tried:
 
     @property
     def details(self) -> dict[str, int]:
-        """Counts of the attack's own, over its attempts."""
+        """The attack's own counts, summed over its attempts."""
         total: Counter[str] = Counter()
         for line in self.lines:
             total.update(line.details)
         return dict(total)
 
     def params(self, name: str) -> set[str]:
-        """What the attack's events say for a parameter."""
+        """The values of a parameter in the attack's events."""
         return {str(event.params[name]) for event in self.events.values()}
 
     def begun_ns(self, line: AttackLine) -> int:
-        """When an attempt began by the schedule: its line is written when it is over."""
+        """When an attempt began, by the schedule. (Its line is written when it is over.)"""
         planned = self.events.get(line.event)
         if planned is None or self._start_ns is None:
             return line.t
@@ -89,13 +90,14 @@ class Tried:
         return min((self.begun_ns(line) for line in self.lines if line.trials), default=0)
 
     def see(self, line: AttackLine, arrived: Collection[str]) -> None:
-        """Those of the line's trials that were seen to arrive. Call it for each line."""
+        """Notes which of the line's trials were seen to arrive. Call it for each line."""
         self._observed += arrived
         if line.trials:
             (self._seen if arrived else self._unseen).add(line.event)
 
     def judgement(self, successes: int, **details: float) -> Judgement:
-        """An attempt is unseen if nothing of it was seen to arrive, or if no line of it is left."""
+        """An attempt is unseen if none of its trials was seen to arrive, or if its line is
+        missing."""
         return Judgement(
             trials=len(self.trials),
             observed=len(self._observed),
@@ -108,7 +110,8 @@ class Tried:
 
 
 def recorded(evidence: Evidence) -> dict[str, str]:
-    """What is on the chain, by the SHA-256 of the signed bytes: `ok`, or `refused:<reason>`."""
+    """The outcomes on the chain, by the SHA-256 of the signed bytes: `ok`, or
+    `refused:<reason>`."""
     found = {}
     for entry in evidence.longest.entries:
         try:
@@ -133,7 +136,7 @@ def judge_recorded(evidence: Evidence, attack: str) -> Judgement:
             status = on_chain.get(body)
             outcome = arrivals.take((body, request), since_ns)
             if status is None and outcome in (None, "refused:busy"):
-                continue  # nobody has looked at it
+                continue  # no rule has judged it
             arrived.append(trial)
             if status == "ok":
                 successes.add(trial)
@@ -148,7 +151,7 @@ def judge_recorded(evidence: Evidence, attack: str) -> Judgement:
 
 
 class _Arrivals:
-    """What the gateway logged; each arrival answers for one trial."""
+    """The arrivals that the gateway logged. Each counts for one trial only."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.denied = {each.id: each.reason for each in evidence.events(GroupDenied) if each.id}

@@ -118,7 +118,7 @@ def test_a_host_that_was_never_once_seen_is_not_fit() -> None:
     """Its clock may have been read, and be wrong: the limit stands beside its conditions."""
     strange = clock({"offset_ms": 500.0, "bound_ms": 0.2}, {"problem": "no answer"}, host="pi02")
     (found,) = unfit(looks({}), [*clock(SHARP), *strange])
-    assert found == "pi02: it was never once seen: no answer"
+    assert found == "pi02: it was never seen: no answer"
     own = clock(SHARP, {"problem": "busy"}, SHARP)
     assert unfit([], own) == (), "this machine's own is not watched"
 
