@@ -46,7 +46,7 @@ BAD: dict[str, Callable[[World], str]] = {
     "had been used": used,
     "do not grant": lambda w: ask(w, "phone", certify("device", LINE), LINE, privilege=3),
     "is a CA's": made("greedy", ca=True),
-    "out of its time": made("old", ends_s=EPOCH_S + DAY_S),
+    "not valid at that time": made("old", ends_s=EPOCH_S + DAY_S),
     "no known manufacturer": lambda w: ask(w, "phone", certify("fake", certify("x", ca=True))),
     "do not follow": lambda w: ask(
         w, "phone", certify("a", certify("b", LINE)), certify("b", LINE), LINE
