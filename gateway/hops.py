@@ -94,7 +94,7 @@ class Trace(Protocol):
         """Every block is noted."""
 
     def flush(self) -> None:
-        """To be called now and then."""
+        """Writes what waits. To be called now and then."""
 
     def close(self) -> None:
         """Writes what is left."""

@@ -2,7 +2,7 @@
 
 Each entry of the gateway reads strangers' bytes inside `with refusing()`. Libraries raise more
 kinds of exceptions than their documentation lists, and one message must not end a process. Faults
-of this machine (a full disk, a damaged file) are no refusals: they pass.
+of this machine (a full disk, a damaged file) are not refusals: they pass.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
             raise ValueError("reorder without delay_ms: nothing can be overtaken")
 
     def and_also(self, other: Shape) -> Shape:
-        """Both at once, on one link."""
+        """This shape and `other` at once, on one link."""
         rates = [rate for rate in (self.rate_kbit, other.rate_kbit) if rate]
         return Shape(
             delay_ms=self.delay_ms + other.delay_ms,
@@ -120,7 +120,7 @@ class Shaper:
         return due_s
 
     def _damaged(self, message: bytes) -> bytes:
-        """With one flipped bit."""
+        """The message with one flipped bit."""
         if not message:
             return message
         damaged = bytearray(message)

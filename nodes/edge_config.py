@@ -52,7 +52,7 @@ class BrokerAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Token buckets before signature checks: per device, per relay, for ledger copies, in total.
-    Queues behind them. `events_burst`: so many refusals are logged at once, and then one a second.
+    Queues behind them. `events_burst`: how many refusals are logged at once, before one a second.
     """
 
     rate_per_s: Annotated[float, msgspec.Meta(gt=0)] = 50.0

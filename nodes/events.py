@@ -80,7 +80,7 @@ class EventLog:
 
     A file that has reached `bytes_max` becomes `<path>.1`; the one that had that name is removed,
     and its size is in the next line ("events-rotated"). The new file begins with the evidence
-    (`KEPT`) of this process so far, line by line as it was.
+    (`KEPT`) of this process so far, line by line, unchanged.
     """
 
     def __init__(self, path: Path, node: str, bytes_max: int = EVENTS_BYTES_MAX) -> None:
@@ -126,7 +126,7 @@ class EventLog:
             self.flush()
 
     def flush(self) -> None:
-        """Also to be called by a timer: age is otherwise noticed only by the next event."""
+        """Writes the lines that wait. A timer calls it too, because only events look at their age."""
         if not self._lines:
             return
         with contextlib.suppress(OSError):
@@ -158,7 +158,7 @@ class EventLog:
             self.emit("events-rotated", dropped_bytes=dropped_bytes)
 
     def _write(self, data: bytes) -> int:
-        """How much could be written: a disk that becomes full may take a part."""
+        """Returns how many bytes could be written: a disk that becomes full may take a part."""
         written = 0
         with contextlib.suppress(OSError):
             while self._file is not None and written < len(data):

@@ -22,7 +22,7 @@ LOOK_S = 10.0
 
 
 async def bound_output() -> None:
-    """Until it is cancelled."""
+    """Runs until cancelled."""
     while True:
         await asyncio.to_thread(cut_output, sys.stderr.fileno())
         await asyncio.sleep(LOOK_S)

@@ -103,7 +103,7 @@ class Store(Protocol):
 
     @property
     def height(self) -> int:
-        """Of the last block, 0 if there is none."""
+        """The height of the last block, 0 if there is none."""
 
     def blocks(self, start: int, stop: int) -> Iterator[Stored]:
         """Heights start..stop (inclusive) as far as they are there, in order."""

@@ -113,7 +113,7 @@ class Send(msgspec.Struct, frozen=True):
 
 @final
 class Broadcast(msgspec.Struct, frozen=True):
-    """To every other member of the current epoch (and to one that is being added)."""
+    """Send to every other member of the current epoch, and to one that is being added."""
 
     signed: Signed
 

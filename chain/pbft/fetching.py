@@ -71,7 +71,7 @@ class Transfer(msgspec.Struct, eq=False):
 
     @property
     def pieces(self) -> list[Piece]:
-        """In order."""
+        """The pieces of all intervals, in order."""
         return [piece for interval in self.intervals for piece in interval.pieces]
 
     @property
@@ -80,7 +80,8 @@ class Transfer(msgspec.Struct, eq=False):
         return sum(each.held for piece in self.pieces for each in piece.answers.values())
 
     def pruned_below(self, members: list[int], weak: int) -> int:
-        """The height up to which blocks may be pruned: f+1 members say so, so one honest one."""
+        """The height up to which blocks may be pruned. f+1 members name it or more: one of them is
+        honest."""
         claims = sorted((self.pruned.get(each, 0) for each in members), reverse=True)
         return claims[weak - 1] if len(claims) >= weak else 0
 

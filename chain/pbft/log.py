@@ -182,5 +182,5 @@ class Log:
                 del self.slots[seq]
 
     def above(self, seq: int) -> list[Slot]:
-        """In order."""
+        """The slots above `seq`, in order."""
         return [self.slots[number] for number in sorted(self.slots) if number > seq]

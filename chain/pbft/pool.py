@@ -97,7 +97,7 @@ class Pool:
             self._uncount(entry)
 
     def propose(self, request: bytes, seq: int) -> None:
-        """It stands in the proposal of `seq` now."""
+        """The request is in the proposal of `seq` now."""
         self.drop(request)
         self.proposed[request] = seq
 

@@ -217,7 +217,7 @@ class Replica:
 
     @property
     def membership(self) -> Membership:
-        """Of the current epoch."""
+        """The membership of the current epoch."""
         return self._s.membership
 
     @property

@@ -65,7 +65,7 @@ def _admit(s: ReplicaState, request: VerifiedRequest, source: int) -> Refusal | 
 
 
 def rescreen_later(s: ReplicaState) -> None:
-    """After an execution: requests that referred to something unknown may be ready."""
+    """Called after an execution: requests that referred to something unknown may be ready."""
     for entry in list(s.pool.later.values()):
         verdict = s.state_machine.screen(entry.request)
         if verdict is Screening.LATER:
@@ -79,7 +79,7 @@ def rescreen_later(s: ReplicaState) -> None:
 
 
 def rescreen_fresh(s: ReplicaState) -> None:
-    """After a state transfer: drops requests that were executed elsewhere."""
+    """Called after a state transfer: drops requests that were executed elsewhere."""
     for entry in list(s.pool.fresh.values()):
         if s.state_machine.screen(entry.request) is not Screening.READY:
             s.pool.drop(entry.request.id)

@@ -205,5 +205,5 @@ class ReplicaState:
 
 
 def _bare(signed: Signed) -> Signed:
-    """Without attachment: the digest in the body binds it."""
+    """The frame without its attachment, which the digest in the body binds."""
     return Signed(signed.body, signed.signature) if signed.attachment else signed

@@ -127,7 +127,7 @@ def _collected(s: ReplicaState) -> None:
 
 
 def settle(s: ReplicaState) -> None:
-    """A batch that a NEW-VIEW of ours waits for has arrived."""
+    """Goes on when a batch that a NEW-VIEW of ours waits for has arrived."""
     if s.view.sought_arrived:
         s.view.sought_arrived = False
         _collected(s)

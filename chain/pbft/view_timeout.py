@@ -25,7 +25,7 @@ FALL_TIMEOUTS = 8  # of a view that makes blocks; then the timeout is halved in 
 
 
 class ViewTimeout:
-    """Of one epoch. View 0 counts as quick until it fails."""
+    """The timeout of one epoch. View 0 counts as quick until it fails."""
 
     def __init__(self, consensus: Consensus) -> None:
         self._consensus = consensus

@@ -61,7 +61,7 @@ class Votes(msgspec.Struct, eq=False):
             del self.counts[view, digest]
 
     def matching(self, view: int, digest: bytes) -> tuple[Signed, ...]:
-        """In the order of their senders."""
+        """The frames, in the order of their senders."""
         return tuple(
             vote[2]
             for _, vote in sorted(self.votes.items())
@@ -92,12 +92,12 @@ class CheckpointVotes:
         return votes.matching(0, head) if votes else ()
 
     def of(self, sender: int) -> list[tuple[int, Signed]]:
-        """Its sequence numbers, in order, with its votes on them."""
+        """The sequence numbers on which it voted, in order, and the votes."""
         at = sorted(self._at.items())
         return [(seq, votes.votes[sender][2]) for seq, votes in at if sender in votes.votes]
 
     def forget(self, seq: int) -> None:
-        """All up to `seq`."""
+        """Forgets the votes up to `seq`."""
         self._at = {at: votes for at, votes in self._at.items() if at > seq}
 
 
@@ -122,7 +122,7 @@ class ViewChanges:
         return True
 
     def asking_for(self, view: int) -> list[Received[ViewChange]]:
-        """In the order of their senders."""
+        """The VIEW-CHANGEs for `view`, in the order of their senders."""
         items = sorted(self.newest.items())
         return [received for _, received in items if received.message.view == view]
 
@@ -132,7 +132,7 @@ class ViewChanges:
         return [view for view in views if view >= at_least]
 
     def forget(self, view: int) -> None:
-        """All up to `view`."""
+        """Forgets those up to `view`."""
         self.newest = {
             sender: received
             for sender, received in self.newest.items()

@@ -143,8 +143,8 @@ class BlockStore:
             raise self.damaged(error) from error
 
     def keep_epochs(self, steps: Sequence[Inclusion]) -> None:
-        """For heads without bodies, which do not show the changes themselves: call it before the
-        heads of the next epoch are stored. `steps` are all, in order. Raises BlockStoreError."""
+        """Needed for heads without bodies, which do not show the changes. Call it before the heads
+        of the next epoch are stored. `steps` are all changes, in order. Raises BlockStoreError."""
         try:
             (kept,) = self._db.execute("SELECT count(*) FROM epochs").fetchone()
             for number, step in enumerate(steps[kept:], kept):

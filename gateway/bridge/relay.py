@@ -40,7 +40,7 @@ class Relay:
         """
         asked = parse(topic)
         if not isinstance(asked, Request):
-            raise PeerFault("bad-topic", f"{topic} is no request")
+            raise PeerFault("bad-topic", f"{topic} is not a request")
         if not self._limiter.admit(asked.device):
             raise PeerFault("rate", f"too many requests of {asked.device}")
         ask = ask_codec.decode(payload)

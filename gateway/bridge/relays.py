@@ -34,7 +34,7 @@ class Relays:
         """Takes a node's status. Raises PeerFault."""
         about = parse(topic)
         if not isinstance(about, Status):
-            raise PeerFault("bad-topic", f"{topic} is no status")
+            raise PeerFault("bad-topic", f"{topic} is not a status")
         if payload != ONLINE:
             self._heard_ms.pop(about.node, None)
         elif about.node in self._heard_ms or len(self._heard_ms) < RELAYS_MAX:

@@ -32,7 +32,7 @@ _SHORT_MAX = 127  # the length is then one byte
 def spread(carriers: Mapping[str, str], directory: Path) -> tuple[bool, list[str]]:
     """Makes the directory hold exactly these certificates (PEM, by node id).
 
-    Returns whether one was removed or replaced, and the node ids whose certificate is not theirs.
+    Returns whether one was removed or replaced, and the node ids whose certificate has another key.
     """
     directory.mkdir(mode=0o700, exist_ok=True)
     wanted: dict[str, str] = {}

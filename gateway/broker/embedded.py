@@ -117,7 +117,8 @@ class EmbeddedBroker(AmqttBroker):
         raise Misuse(f"amqtt has a new action: {action}")
 
     def _takes_more(self, session: Session) -> bool:
-        """Without it, each message to a client that does not read becomes a waiting task."""
+        """Whether the client takes more. Otherwise each message to a client that does not read
+        would become a waiting task."""
         if session.inflight_out_count:
             return bool(session.inflight_out_count < inflight_messages_max)
         handler = self._get_handler(session)
@@ -125,7 +126,7 @@ class EmbeddedBroker(AmqttBroker):
         return waiting_bytes < unsent_bytes_max
 
     async def add_subscription(self, subscription: tuple[str, int], session: Session) -> int:
-        """At most QoS 1 and `filters_max`, because each message is compared with all filters. A
+        """At most QoS 1, and `filters_max` filters, because each message is compared with all. A
         refusal is answered with the standard's failure code."""
         topic_filter, qos = subscription
         held = self._filters.get(session.client_id or "", set())

@@ -266,7 +266,7 @@ async def _follow_carriers(document: PluginDocument, folder: Path, restarts: Tok
 async def _end_strangers(
     child: asyncio.subprocess.Process, heard: MosquittoLog, strangers: Strangers
 ) -> None:
-    """Until cancelled."""
+    """Runs until cancelled."""
     warned = False
     while True:
         await asyncio.sleep(_strangers_poll_s)

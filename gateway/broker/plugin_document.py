@@ -65,7 +65,8 @@ class PluginDocument:
         return True
 
     def close(self) -> None:
-        """At the end. If the disk does not take it, the file in memory stays for the next start."""
+        """Keeps the document at the end. If the disk does not take it, the file in memory
+        stays for the next start."""
         self.keep()
         shutil.rmtree(self.path.parent, ignore_errors=True)
         self._pointer.unlink(missing_ok=True)

@@ -271,7 +271,7 @@ class Link:
 
 
 def pinned(certificate: str) -> ssl.SSLContext:
-    """For a TLS client that trusts only this certificate (PEM)."""
+    """The context of a TLS client that trusts only this certificate (PEM)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     # The certificate identifies the broker; its address changes with the lab.

@@ -102,7 +102,7 @@ class _Line(msgspec.Struct, frozen=True):
             await asyncio.sleep(LINE_RETRY_S)
 
     async def _serve(self, since_ns: int, sponsored_ns: int) -> None:
-        """Until cancelled. Raises OSError, OutboxFullError."""
+        """Runs until cancelled. Raises OSError, OutboxFullError."""
         config, name = self.config, self.config.name
         store = _Highest(self.state / f"{name}.highest.json", lambda: self.sender.taken(name))
         began = _RunStart(since_ns, store)

@@ -47,7 +47,7 @@ class Carrier:
         self._state = Path(config.state).absolute()
 
     async def run(self, login: Login) -> None:
-        """Until cancelled; for each certificate that the device gets."""
+        """Runs until cancelled; for each certificate that the device gets."""
         changed, port = self._device.carrier_changed, self._config.broker.carriers
         if port is None:
             await asyncio.Event().wait()

@@ -100,7 +100,7 @@ class Uplink(Protocol):
         """The status that an admitted device announces."""
 
     async def other(self, login: Login, message: Message) -> None:
-        """A message that is no answer to this device. Must not wait for the broker."""
+        """Takes a message that is not an answer to this device. Must not wait for the broker."""
 
 
 class Device:

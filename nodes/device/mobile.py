@@ -94,7 +94,7 @@ class Readings:
 
 
 def make(config: MobileConfig, net: str, events: EventLog, trace: Trace) -> tuple[Uplink, Work]:
-    """How its messages leave it, and what it does."""
+    """The uplink and the work of a mobile device."""
     return MobileUplink(net), Readings(config.name).at_their_times
 
 

@@ -60,7 +60,7 @@ class _Admitted(msgspec.Struct, frozen=True):
 
     @property
     def identity(self) -> Identity | None:
-        """As the device's own copy of the ledger knows it; None if that has heads only."""
+        """The identity in the device's own copy of the ledger; None if that has heads only."""
         ledger = self.sync.copy.ledger
         return None if ledger is None else ledger.registry.identity(self.device.node)
 
@@ -117,7 +117,7 @@ class DeviceProcess:
         )
 
     async def _be_admitted(self, device: Device, go: Go) -> None:
-        """Until cancelled. Raises Ended, KeyChanged."""
+        """Runs until cancelled. Raises Ended, KeyChanged."""
         config, state = self._config, Path(self._config.state)
         bodies = config.copy_of == "ledger"
         sync = LedgerSync(

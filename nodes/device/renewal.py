@@ -51,7 +51,7 @@ class Renewal:
         self._events = events
 
     async def run(self, login: Login) -> None:
-        """Until cancelled. Raises KeyChanged."""
+        """Runs until cancelled. Raises KeyChanged."""
         pause = 0
         while True:
             await asyncio.sleep(CHECK_PERIOD_S)

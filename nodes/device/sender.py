@@ -37,7 +37,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     From a board: its name, boot and reading number tell readings apart, `board_ms` is its own
     clock and `sampled_ns` that moment in wall time. `clock` says what that rests on: "ntp", with an
     error of at most `uncertainty_ms`; "none", with an unknown error; "boot", only on the board's
-    clock, so there is no wall time. From a device itself `number` counts.
+    clock, so there is no wall time. For readings of the device itself, only `number` counts.
     """
 
     due_ns: int
@@ -103,7 +103,7 @@ class Sender:
         self._wake.set()
 
     async def put_when_possible(self, reading: Reading) -> None:
-        """As `put`; waits while the backlog or the disk is full."""
+        """Like `put`, but waits while the backlog or the disk is full."""
         reported = False
         while True:
             try:
@@ -125,7 +125,7 @@ class Sender:
         self._backlog.done(digest(operation.payload))
 
     async def run(self, login: Login) -> None:
-        """Until cancelled. Raises Ended."""
+        """Runs until cancelled. Raises Ended."""
         while True:
             entries = await asyncio.to_thread(self._backlog.pending, 0, 1)
             if not entries:

@@ -87,7 +87,8 @@ class Draw:
 
     @property
     def sends_ms(self) -> dict[str, tuple[int, ...]]:
-        """By phase, increasing. Raises ValueError: too many, or not those that the hash is of."""
+        """The times by phase, increasing. Raises ValueError if they are too many, or if they have
+        another hash."""
         if not self.profile.sends <= SENDS_MAX:
             raise ValueError(f"{self.profile.sends:g} sends of {self.seed}: at most {SENDS_MAX:,}")
         drawn = _drawn(self.profile, self.seed)

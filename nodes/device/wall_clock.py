@@ -1,4 +1,4 @@
-"""How sure this machine is of the time: what the kernel says, and nothing made up."""
+"""How exact the clock of this machine is, as far as its kernel knows."""
 
 from __future__ import annotations
 

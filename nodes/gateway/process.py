@@ -157,7 +157,7 @@ class GatewayProcess:
         return self._bridge.chain.height
 
     def metrics(self) -> Iterator[Metric]:
-        """For Prometheus, from another thread."""
+        """Metrics for Prometheus. Called from another thread."""
         bridge = self._bridge
         yield one("height", "gauge", "The newest final block that it knows.", self.height)
         yield one("waiting", "gauge", "Requests without a final answer.", bridge.waiting)

@@ -35,7 +35,7 @@ class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class GatewayPassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Of the gateway's login at the broker (a 0600 JSON file)."""
+    """The password of the gateway's login at the broker (a 0600 JSON file)."""
 
     gateway: str
 

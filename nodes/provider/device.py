@@ -151,7 +151,7 @@ class Device:
 
     async def _ask(self, key: bytes, kind: CallKind, counter: int, body: bytes) -> Reply:
         """Sends until there is an answer that a holder of the key made. A refusal under another
-        key is no answer; neither is one to another call."""
+        key is not an answer, and neither is one to another call."""
         topic = str(Up(self._config.net, self._me, self._me, CALL))
         message = call_codec.encode(call(key, self._me, kind, counter, body))
         resend_s = self._config.resend_ms / 1000

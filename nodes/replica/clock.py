@@ -13,5 +13,5 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def monotonic_us(self) -> int:
-        """For durations."""
+        """Microseconds, for durations."""
         return time.monotonic_ns() // 1000

@@ -77,13 +77,13 @@ __all__ = [
 ]
 
 BODIES_BLOCKS_MAX = 1024
-SERVE_INTERVAL_US = 250_000  # in which each peer may be served so much (`Serving`)
+SERVE_INTERVAL_US = 250_000  # each peer has a budget per interval (`Serving`)
 
 _proofs = msgspec.msgpack.Decoder(CheckpointProof)
 
 
 class Delayed(msgspec.Struct, frozen=True):
-    """To be carried out `delay_us` later."""
+    """An effect to be carried out `delay_us` later."""
 
     effect: Broadcast | Send
     delay_us: int
@@ -215,14 +215,14 @@ class Driver:
         return self._must_sync
 
     def commit(self) -> None:
-        """May run in another thread if nothing else uses driver or store until it returns."""
+        """Makes it durable. May run in another thread if nothing else uses driver or store until it returns."""
         if self._must_sync:
             self._store.commit()
             self._must_sync = False
             self._phases.synced()
 
     def release(self) -> None:
-        """Only after `commit`."""
+        """Sends what waits. Call it only after `commit`."""
         assert not self._must_sync
         outbox, self._outbox = self._outbox, []
         for party, frame in outbox:

@@ -80,7 +80,7 @@ class Phases:
             self._prepared = (0, 0, 0)
 
     def synced(self) -> None:
-        """May be called in another thread."""
+        """The store was synced. May be called in another thread."""
         self._synced_ns = self._trace.now_ns()
 
     def sent(self) -> None:

@@ -55,7 +55,7 @@ ABSTENTION = "abstention-until"
 _ABSTENTION_UNKNOWN = -1
 _BEGUN = "begun"
 _VOTES_IN = "votes-in"
-"""Beside the key: the network in which it votes, once it has a store there."""
+"""A file beside the key: it names the network in which this key votes, once there is a store."""
 
 
 class ReplicaProcess:

@@ -65,7 +65,7 @@ class Serving:
         self._served[peer] = self._served.get(peer, 0) + size + QUESTION_COST_BYTES
 
     def delay_us(self, now_us: int) -> int | None:
-        """When to come back for the questions that wait; None if none does."""
+        """How long until a question may be answered; None if none waits."""
         if not self._questions:
             return None
         if any(self._served.get(peer, 0) < PEER_BYTES_MAX for peer in self._questions):

@@ -38,7 +38,7 @@ class SwitchedEdge(EdgeAround):
 
 
 class SwitchedDevice(SwitchedEdge):
-    """With `middle`, somebody stands on the device's connection to the broker."""
+    """With `middle`, a man in the middle is on the device's connection to the broker."""
 
     def __init__(self, directory: str, events: Events, *, middle: bool) -> None:
         super().__init__(directory, events)

@@ -131,8 +131,8 @@ class ShapedWire:
 
 
 class ShapedClient(MqttClient):
-    """A login at the broker whose messages are shaped. A message that is lost counts as published:
-    the broker lost it."""
+    """A login at the broker whose messages are shaped. A lost message counts as published, as if
+    the broker had lost it."""
 
     def __init__(self, settings: MqttSettings, seam: LinksSeam) -> None:
         super().__init__(settings)

@@ -84,7 +84,7 @@ class MiddleSeam:
         return replace(settings, host=host, port=port)
 
     async def serve(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         async with await asyncio.start_server(self._serve, sock=self._socket) as server:
             await server.serve_forever()
 

@@ -64,7 +64,7 @@ class Orders:
         take({n: order for n, order in self._held.items() if isinstance(order, kind)})
 
     async def follow(self, events: Events) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         while True:
             self.look(events)
             await asyncio.sleep(LOOK_S)

@@ -58,7 +58,7 @@ class Inbox:
 
     @property
     def taken(self) -> int:
-        """The first so many frames that arrived have all been taken."""
+        """How many frames, counted from the first that arrived, have all been taken."""
         return min((queue[0][0] - 1 for queue in self._queues.values()), default=self.arrived)
 
     def take(self) -> list[tuple[Party, bytes]]:

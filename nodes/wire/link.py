@@ -64,7 +64,7 @@ class Link:
         return self.connection is None or self.connection.paused
 
     def queue(self, frame: bytes) -> None:
-        """Without a connection the frame is dropped at once."""
+        """Queues a frame. Without a connection it is dropped at once."""
         if self.connection is None:
             self.dropped += 1
             return

@@ -50,7 +50,7 @@ class Tally:
         counts[1] += len(frame)
 
     def as_fields(self) -> dict[str, dict[str, list[int]]]:
-        """For an event: "party/kind" -> [messages, bytes]."""
+        """The counts as fields of an event: "party/kind" -> [messages, bytes]."""
         return {
             name: {f"{party}/{kind}": counts for (party, kind), counts in table.items()}
             for name, table in (("sent", self.sent), ("received", self.received))
