@@ -68,7 +68,7 @@ class Membership(msgspec.Struct, frozen=True, dict=True):
 
 # Upper bounds of encoded parts of replica messages.
 VOTE_BYTES_MAX = 136  # a signed PRE-PREPARE, PREPARE or CHECKPOINT, without a batch
-RECORD_BYTES_MAX = 1024  # of a block's record without its item: the leaf
+RECORD_BYTES_MAX = 1024  # of a record without its item: its leaf
 INTERVAL_MAX = 2048  # blocks between checkpoints: decoders take twice as many certificates
 
 

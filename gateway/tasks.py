@@ -20,7 +20,7 @@ class Tasks:
     """Tasks that live as long as an `async with` block, at most.
 
     When one of them raises, the block is cancelled and raises the same. When the block is left, the
-    tasks that still run are cancelled and awaited. An owner that is not a block passes `on_failure`,
+    tasks that still run are cancelled and awaited. An owner without a block passes `on_failure`,
     which gets the first error, and calls `stop` at its end.
     """
 

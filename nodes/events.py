@@ -39,7 +39,7 @@ __all__ = [
 FLUSH_BYTES = 65_536
 FLUSH_AGE_MS = 250
 EVENTS_BYTES_MAX = 256 * 1024 * 1024  # of one file; there are two at most
-KINDS_MAX = 256  # that one tally tells apart
+KINDS_MAX = 256  # that are counted apart
 KEPT = frozenset({"accuse", "conflict"})  # evidence: whoever fills the log must not remove it
 KEPT_BYTES_MAX = 16 * 1024 * 1024  # of such lines
 LIMITED_PER_S, LIMITED_BURST = 1.0, 1000  # lines that one peer can cause
@@ -126,7 +126,8 @@ class EventLog:
             self.flush()
 
     def flush(self) -> None:
-        """Writes the lines that wait. A timer calls it too, because only events look at their age."""
+        """Writes the lines that wait. A timer should call it too: only an event looks at their
+        age."""
         if not self._lines:
             return
         with contextlib.suppress(OSError):
@@ -167,7 +168,7 @@ class EventLog:
 
     def close(self) -> None:
         self.flush()
-        self.flush()  # the first may have added the count of what was dropped
+        self.flush()  # the first flush may have added a line: how many were dropped
         with contextlib.suppress(OSError):
             if self._file is not None:
                 self._file.close()

@@ -9,7 +9,7 @@ from typing import NoReturn
 __all__ = ["EXIT_BAD_CONFIG", "EXIT_TROUBLE", "Trouble", "fail", "say"]
 
 EXIT_BAD_CONFIG = 2
-EXIT_TROUBLE = 3  # the world: a port that is taken, a file that is damaged
+EXIT_TROUBLE = 3  # a fault outside: a port that is taken, a file that is damaged
 
 
 class Trouble(Exception):

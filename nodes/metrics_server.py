@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["AT_ONCE_MAX", "MetricsServer"]
 
 AT_ONCE_MAX = 8  # connections; others are closed at once
-_SILENT_S = 5.0  # a client that sends or takes nothing so long is left
+_SILENT_S = 5.0  # then a client that sends or takes nothing is disconnected
 
 
 class _Handler(WSGIRequestHandler):

@@ -70,7 +70,7 @@ class Executed(msgspec.Struct, frozen=True):
     seq: int
     head: bytes
     time_us: int
-    membership: Membership | None = None  # if this block changes the membership: the next epoch's
+    membership: Membership | None = None  # the next epoch's, if this block changes it
 
 
 class Installed(msgspec.Struct, frozen=True):

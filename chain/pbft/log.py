@@ -71,7 +71,7 @@ class Slot(msgspec.Struct, eq=False):
     seq: int
     accepted: Accepted | None = None
     offer: Offer | None = None
-    ordered: Accepted | None = None  # by a NEW-VIEW; waits for its batch
+    ordered: Accepted | None = None  # what a NEW-VIEW ordered here, while its batch is missing
     sought: bytes = b""  # the digest of a batch that a NEW-VIEW of ours would order
     batches: dict[bytes, BatchContent] = {}
     stored: dict[bytes, int] = {}

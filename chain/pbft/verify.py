@@ -95,7 +95,7 @@ class Verifier:
         self._scheme = scheme
         self._membership = membership
         self._open_items = open_items
-        self._newest = newest  # epoch that is known
+        self._newest = newest  # the newest epoch that is known
         self._signatures: _Memory[bool] = _Memory(SIGNATURES_REMEMBERED_MAX)
         self._requests: _Memory[VerifiedRequest] = _Memory(REQUESTS_REMEMBERED_MAX)
 
@@ -164,7 +164,7 @@ class Verifier:
         for place, request in zip(unknown, fresh, strict=True):
             opened[place] = request
             if not isinstance(request, PeerFault):
-                self._requests.put(request.item, request)  # the one copy is key and value
+                self._requests.put(request.item, request)  # key and value share one copy
         return [each for each in opened if each is not None]
 
     def open(self, item: bytes) -> VerifiedRequest:

@@ -37,7 +37,7 @@ class ViewState(msgspec.Struct, eq=False, kw_only=True):
     active: bool
     new_view: Signed | None  # the NEW-VIEW that made it active; view 0 has none
     new_view_timer_runs: bool = False  # while we wait, after q VIEW-CHANGEs (`view_change`)
-    suspected: bool = False  # the primary is to be left
+    suspected: bool = False  # the primary is faulty or gone: the view is to be left
     sought_arrived: bool = False  # a batch that our NEW-VIEW waits for is here (`Slot.sought`)
 
     # Proposals (`normal`).

@@ -21,7 +21,7 @@ from chain.genesis import Consensus
 
 __all__ = ["FALL_TIMEOUTS", "ViewTimeout"]
 
-FALL_TIMEOUTS = 8  # of a view that makes blocks; then the timeout is halved in any case
+FALL_TIMEOUTS = 8  # after so long in a view that makes blocks, it is halved in any case
 
 
 class ViewTimeout:

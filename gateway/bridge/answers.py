@@ -12,7 +12,7 @@ import msgspec
 __all__ = ["Answer", "AnswerCache"]
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
-_ENTRY_BYTES = 512  # what one entry takes beside its payload, about
+_ENTRY_BYTES = 512  # about what one entry takes beside its payload
 
 
 class Answer(msgspec.Struct, frozen=True):

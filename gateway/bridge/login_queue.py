@@ -20,9 +20,9 @@ from gateway.broker.security import User
 
 __all__ = ["SETTLED_S", "LoginQueue", "Waiting"]
 
-PARTING_S = 0.3  # for the receipt of its own revocation to reach a device
+PARTING_S = 0.3  # time for a device to get the receipt of its own revocation
 REMOVALS_AT_ONCE_MAX = 64
-SETTLED_S = 2.0  # a broker that lives so long after a confirmation has the change on its disk
+SETTLED_S = 2.0  # a broker that lives so long after it confirmed a change has it on disk
 
 
 class Waiting(msgspec.Struct):
@@ -68,7 +68,7 @@ class LoginQueue:
             return False
         self._connection = connection
         for name, each in self._added.items():
-            if name not in self._removals:  # that would be newer
+            if name not in self._removals:  # a removal that waits is newer
                 self._additions.setdefault(name, _again(each))
         for name, each in self._removed.items():
             self._removals.setdefault(name, _again(each))
@@ -87,7 +87,7 @@ class LoginQueue:
             return removals
         if may_add:
             for name, addition in self._additions.items():
-                if name not in self._removals:  # that is older and goes first
+                if name not in self._removals:  # a removal that waits is older and goes first
                     return [addition]
         oldest = [next(iter(each.values()), None) for each in (self._added, self._removed)]
         if any(each and each.confirmed_s + SETTLED_S <= now_s for each in oldest):

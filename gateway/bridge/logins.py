@@ -102,9 +102,9 @@ class Logins:
     def __init__(self, secret: bytes, genesis: Genesis) -> None:
         self._secret = secret
         self._devices: dict[bytes, _Device] = {}  # by the node id of their first key
-        self._device_of: dict[bytes, bytes] = {}  # node id of any key: of the first key
+        self._device_of: dict[bytes, bytes] = {}  # node id of any key -> of the first key
         self._expiries = _Ends()  # of devices
-        self._vouchers = _Ends()  # that are not used yet
+        self._vouchers = _Ends()  # of vouchers that are not used yet
         for each in genesis.policy.vouchers:
             self._vouchers.set(each.id, each.not_after_us)
 

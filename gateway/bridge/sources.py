@@ -26,7 +26,7 @@ class Sources:
         self._sources_max = sources_max
         self._sources: dict[int, int] = {}  # replica: blocks that it had brought by `_since_s`
         self._since_s = now_s
-        self._goal = 0  # what was claimed then
+        self._goal = 0  # the height that was claimed at `_since_s`
 
     def __contains__(self, replica: int) -> bool:
         return replica in self._sources

@@ -24,10 +24,10 @@ from gateway.bridge.relays import RELAYS_MAX
 __all__ = ["SUSPECTED_BY", "Stamps"]
 
 CARRIED_MAX = 32_768  # at the gateway's highest rate, all of the last LOSS_AFTER_MS
-MISSING_MAX = 256  # waited for, of one relay
+MISSING_MAX = 256  # missing numbers of one relay that are waited for
 LOSS_AFTER_MS = 10_000
 SUSPECTED_BY = 3  # devices
-_DEVICES_MAX = 64  # remembered of one relay
+_DEVICES_MAX = 64  # that tried another relay, of one relay
 
 
 class _Relay(msgspec.Struct):

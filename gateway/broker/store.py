@@ -168,7 +168,7 @@ class SecurityStore:
         match command.command:
             case "createRole":
                 return self._create_role(command)
-            case "modifyRole":  # the text only, all that we change
+            case "modifyRole":  # changes the text only: we need no more
                 if command.rolename not in self._roles:
                     return "Role not found"
                 self._roles[command.rolename].textdescription = command.textdescription

@@ -81,7 +81,7 @@ def _shut_down(child: int, descriptor: int, peers: Collection[str]) -> bool:
         os.close(ours)
         return False
     with socket.socket(fileno=ours) as found, contextlib.suppress(OSError, ValueError):
-        host, port = found.getpeername()[:2]  # neither if it listens
+        host, port = found.getpeername()[:2]  # a listening socket has no peer
         if f"{host.partition('%')[0]}:{port}" in peers:
             found.shutdown(socket.SHUT_RDWR)
             return True

@@ -24,7 +24,7 @@ from gateway.serial.frames import Frame, FrameDecoder
 from gateway.serial.seal import Channel, Mac, key_bytes, same
 from gateway.serial.tinycbor import CborError, encode
 
-TYPE_CHECKING = False  # MicroPython has no `typing`; mypy takes the name for true.
+TYPE_CHECKING = False  # MicroPython has no `typing`; mypy treats this name as true.
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ It writes and accepts only the deterministic encoding of RFC 8949, section 4.2.1
 and definite lengths. One value has one encoding, so a MAC over the bytes is a MAC over the value.
 """
 
-TYPE_CHECKING = False  # MicroPython has no `typing`; mypy takes the name for true.
+TYPE_CHECKING = False  # MicroPython has no `typing`; mypy treats this name as true.
 
 if TYPE_CHECKING:
     from typing import Any

@@ -31,7 +31,7 @@ from nodes.wire.tls_wire import TlsWire
 __all__ = ["ReplicaLinks"]
 
 SILENT_S = 0.5  # then a replica is asked again
-FRAMES_PER_TURN = 16  # then the loop gets its turn: a block's signatures take a millisecond
+FRAMES_PER_TURN = 16  # then the event loop gets a turn: a block's signatures take a millisecond
 
 _messages = msgspec.msgpack.Decoder(ClientMessage)
 

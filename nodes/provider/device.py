@@ -47,7 +47,7 @@ from nodes.provider.protocol import (
 __all__ = ["main"]
 
 READINGS_WAITING_MAX = 10_000
-ANSWERS_WAITING_MAX = 64  # one is waited for; a full queue drops
+ANSWERS_WAITING_MAX = 64  # it waits for one answer; more than these are dropped
 KEY_FILE = "device.key"
 
 

@@ -131,5 +131,5 @@ def open_key(token: bytes, device: str, sealed: bytes) -> bytes:
 
 
 def _mac(key: bytes, *said: str | int | bytes) -> bytes:
-    """The MAC over who speaks, the device, the kind, the counter, the status of an answer, the body."""
+    """Over who speaks, the device, the kind, the counter, the status of an answer and the body."""
     return hmac.digest(key, msgspec.msgpack.encode(said), "sha256")

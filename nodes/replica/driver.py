@@ -94,7 +94,7 @@ Rewrite = Callable[[list[Effect]], Sequence[Effect | Delayed]]
 
 _DELAYED = "driver/delayed/"  # names of the driver's own timers
 _SERVE = "driver/serve"
-_DELAYED_MAX = 4096  # held back at once; more are lost
+_DELAYED_MAX = 4096  # effects held back at once; more are lost
 
 
 class Driver:
@@ -215,7 +215,8 @@ class Driver:
         return self._must_sync
 
     def commit(self) -> None:
-        """Makes it durable. May run in another thread if nothing else uses driver or store until it returns."""
+        """Makes durable what must be. May run in another thread if nothing else uses driver or
+        store until it returns."""
         if self._must_sync:
             self._store.commit()
             self._must_sync = False

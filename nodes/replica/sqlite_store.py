@@ -56,7 +56,7 @@ _MARK = struct.Struct(">QI")
 # In one write. The system keeps a file in pieces of the size in which it was written. With 1 MB,
 # each sync works on larger pieces, and counts a whole piece as written (`/proc/PID/io`), not 4 KB.
 _ZEROS_BYTES = 64 * 1024
-_CACHE_KB = 512  # of the file, by SQLite; what is read again is in the system's cache
+_CACHE_KB = 512  # SQLite's own; what is read again is in the system's cache
 _WORLDS_FAULT = (
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
@@ -232,7 +232,7 @@ class SqliteStore:
         self._dirty = False
         self._commits += 1
         number = self._commits.to_bytes(8, "big")
-        with contextlib.suppress(OSError):  # a mark that lags says nothing wrong
+        with contextlib.suppress(OSError):  # a mark that lags does no harm
             os.pwrite(self._mark, number + zlib.crc32(number).to_bytes(4, "big"), 0)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 __all__ = ["TURNS_MAX", "Fired", "LoopTimers"]
 
-TURNS_MAX = 8  # for which a timer that fired waits at most
+TURNS_MAX = 8  # the most that a timer waits after it fired
 
 
 class Fired:
