@@ -1,4 +1,5 @@
-"""CPU limits that make a host as slow as a Raspberry Pi, and a hierarchy for each host's systemd.
+"""CPU limits that make a host as slow as a Raspberry Pi, and a cgroup hierarchy for each host's
+systemd.
 
 It supports both generations of cgroups and probes what the kernel offers.
 """
@@ -25,15 +26,15 @@ _REMOVED_WITHIN_S = 10.0
 class Groups:
     """Where a lab's groups are; None where the kernel does not support them.
 
-    `cpu` is for limits. `tree` is for systemd: the unified hierarchy wherever it is mounted,
-    because the old one does not report when the last process of a service ends.
+    `cpu` is for limits. `tree` is for systemd: the unified hierarchy, wherever it is mounted. The
+    old one does not report when the last process of a service ends.
     """
 
     cpu: Path | None
     tree: Path | None
 
     def make(self, lab: str, host: str, cpu_percent: int | None, systemd: bool) -> list[Path]:
-        """Groups for one host; returns the files that a process joins them by."""
+        """Makes groups for one host. Returns the files by which a process joins them."""
         made = set()
         if cpu_percent is not None:
             if self.cpu is None:
@@ -55,12 +56,12 @@ class Groups:
 
     @property
     def tree_version(self) -> str:
-        """What a host mounts: v1 or v2."""
+        """The version that a host mounts: v1 or v2."""
         return "v2" if self.tree and _unified(self.tree) else "v1"
 
 
 def groups() -> Groups:
-    """What this machine has."""
+    """The hierarchies that this machine has."""
     cpu = None
     if _unified(_ROOT):
         if "cpu" in (_ROOT / "cgroup.controllers").read_text().split():
@@ -93,7 +94,7 @@ def _remove_tree(top: Path) -> None:
     until = time.monotonic() + _REMOVED_WITHIN_S
     pause = threading.Event()
     while True:
-        # The kernel takes a process out of its group only a moment after it has ended.
+        # The kernel removes an ended process from its group only a moment later.
         for directory, _, _ in os.walk(top, topdown=False):
             with suppress(OSError):
                 Path(directory).rmdir()

@@ -1,6 +1,6 @@
-"""Asking a running lab's keeper, over a socket of root's own.
+"""Gives orders to the keeper of a running lab, over a socket that only root can use.
 
-Faults use it where the emulated lab has no kernel feature for them: `shape` and `power`.
+Faults use it for `shape` and `power`, which no kernel feature provides in the emulated lab.
 """
 
 from __future__ import annotations

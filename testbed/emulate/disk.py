@@ -1,8 +1,8 @@
-"""The disk of an emulated host: what it sees of this machine, and what is its own.
+"""The disk of an emulated host: the part of this machine that it sees, and its own files.
 
-A host reads this machine's system through an overlay; this module makes the layer above it. The
-layer hides what is personal, empties what must start empty, and holds the host's name, keys and
-services.
+A host reads this machine's system through an overlay, and this module makes the layer above it. The
+layer hides personal files, empties directories that must start empty, and holds the host's name,
+keys and services.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from testbed.programs import source
 __all__ = ["CLOCK_BEHIND_S", "clock_is_behind", "make_disk", "mount", "ssh_key_pair"]
 
 _VISIBLE = {"bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "var", "opt"}
-"""What a host sees of this machine's root directory; homes, data and this project it does not."""
+"""The directories of this machine's root that a host sees. It does not see homes, data and this
+project."""
 
 _PI = 1000
 """Number of the user and group `pi`."""
@@ -72,7 +73,7 @@ _MASKED = (
     "systemd-random-seed.service",
     "systemd-remount-fs.service",
     "systemd-resolved.service",
-    "systemd-sysctl.service",  # it would set the kernel of the real machine
+    "systemd-sysctl.service",  # it would change settings of the real machine's kernel
     "systemd-timesyncd.service",
     "systemd-udevd.service",
     "systemd-udev-trigger.service",
@@ -92,10 +93,11 @@ Subsystem sftp internal-sftp
 
 FAKETIME_FILE = "etc/faketimerc"
 CLOCK_BEHIND_S = 90
-"""So much is the clock of a host behind that has a wrong one."""
+"""How far the clock of a host with a wrong clock is behind."""
 
 SYNC_AFTER_S = 3
-"""So long after its SSH server such a host's time sync has an answer, where it starts by itself."""
+"""If such a host's time sync starts by itself, it has an answer so long after the SSH server
+starts."""
 
 _CLOCK = """\
 [Unit]
@@ -124,7 +126,7 @@ def make_disk(place: Path, plan: LabPlan, machine: Machine, client_key: str) -> 
     private, public = ssh_key_pair(machine.name)
     etc = upper / "etc"
     _write(etc / "hostname", f"{machine.name}\n")
-    _write(etc / "hosts", "127.0.0.1 localhost\n")  # nothing knows the host's own name
+    _write(etc / "hosts", "127.0.0.1 localhost\n")  # no DNS server knows the host's own name
     _write(etc / "machine-id", uuid.uuid4().hex + "\n")
     _write(etc / "fstab", "")
     _write(etc / "ssh/sshd_config", _SSHD)
@@ -145,7 +147,8 @@ def mount(kind: str, place: Path, options: str) -> None:
 
 
 def _hide(upper: Path) -> None:
-    """Uses overlay's marks: a whiteout removes a lower entry, an opaque directory starts empty."""
+    """Hides lower entries by the marks of overlayfs: a whiteout removes one, an opaque directory
+    starts empty."""
     for place, mode in _FRESH.items():
         directory = upper / place
         directory.mkdir(mode=0o755, parents=True)
@@ -163,9 +166,10 @@ def _write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def _write_logins(upper: Path, client_key: str, login: Login) -> None:
-    """Users `pi` (with sudo and the group of serial ports) and root; the key opens one of them.
+    """Makes the users `pi` (with sudo and the group of serial ports) and root; the key opens one of
+    them.
 
-    Nobody logs in by password: "*" is no password. "!" would block the login itself.
+    Nobody can log in by password: "*" means no password. "!" would also block logins by key.
     """
     etc = upper / "etc"
     users = [line for line in Path("/etc/passwd").read_text().splitlines() if not _is_pi(line)]
@@ -205,7 +209,7 @@ def _is_pi(line: str) -> bool:
 
 
 def _write_oddity(upper: Path, oddity: Oddity, options: Options) -> None:
-    """Writes what is unusual about this host. sshd starts bash, which reads .bashrc for each
+    """Writes the files that make this host unusual. sshd starts bash, which reads .bashrc for each
     command."""
     bashrc = _home(upper, options.login) / ".bashrc"
     match oddity:
@@ -224,8 +228,9 @@ def _write_oddity(upper: Path, oddity: Oddity, options: Options) -> None:
 
 
 def _write_clock(upper: Path, library: Path, *, by_itself: bool) -> None:
-    """The clock is behind before anybody can log in. Time sync steps it, by itself or on demand."""
-    # In /run, which is empty when systemd itself starts, so systemd keeps the right time.
+    """Sets the clock back before anybody can log in. Time sync steps it, by itself or on demand."""
+    # The preload file is in /run, which is empty when systemd itself starts. So systemd keeps the
+    # right time.
     (upper / "etc/ld.so.preload").symlink_to("/run/preload")
     units = upper / "etc/systemd/system"
     behind = f"echo -{CLOCK_BEHIND_S}s >/{FAKETIME_FILE}; echo {library} >/run/preload"
@@ -243,7 +248,7 @@ def _write_clock(upper: Path, library: Path, *, by_itself: bool) -> None:
 
 
 def clock_is_behind(upper: Path) -> bool:
-    """Whether time sync of this host, which runs, has not stepped its clock yet."""
+    """Whether time sync of this running host has not stepped its clock yet."""
     try:
         return (upper / FAKETIME_FILE).read_text().startswith("-")
     except FileNotFoundError:
@@ -251,8 +256,8 @@ def clock_is_behind(upper: Path) -> bool:
 
 
 def _compile_locale(upper: Path) -> None:
-    """German, if this machine has its source. If not, the host asks for a locale that does not
-    exist."""
+    """Compiles the German locale if this machine has its source. If not, the host asks for a locale
+    that does not exist."""
     if Path("/usr/share/i18n/locales/de_DE").exists():
         place = upper / "usr/lib/locale/de_DE.utf8"
         place.parent.mkdir(parents=True)
@@ -260,7 +265,8 @@ def _compile_locale(upper: Path) -> None:
 
 
 def _systemd_files(etc: Path) -> None:
-    """Only what a headless Raspberry Pi needs; this machine's own services stay out."""
+    """Writes only the units that a headless Raspberry Pi needs, without this machine's own
+    services."""
     system = etc / "systemd/system"
     _write(
         system / "testbed-sshd.service",
@@ -268,7 +274,8 @@ def _systemd_files(etc: Path) -> None:
         "ExecStart=/usr/sbin/sshd -D -e\nRestart=always\nKillMode=process\n"
         "[Install]\nWantedBy=multi-user.target\n",
     )
-    # A unit that may not tune the kernel has /proc mounted again, with the real machine's boot id.
+    # For a unit that may not tune the kernel, systemd mounts /proc again, with the real machine's
+    # boot id.
     hardened = system / "testbed-m2m-.service.d"
     hardened.mkdir()
     _write(

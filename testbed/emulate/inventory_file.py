@@ -1,4 +1,4 @@
-"""The inventory of an emulated lab. With it, it is a lab like any other."""
+"""The inventory of an emulated lab. With this file the lab is used like any other lab."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ def _document(plan: LabPlan) -> dict[str, Any]:
                 "connect_timeout": "5s",
             },
             "net": {"mgmt": "eth0", "data": "eth1"},
-            "clock": {
-                "max_error": "5ms"
-            },  # they share one clock; SSH on a busy machine measures no better
+            "clock": {"max_error": "5ms"},  # one clock for all; SSH measures it no better
         },
         **({"chain": {"f": 0}} if replicas < 4 else {}),
         "hosts": hosts,

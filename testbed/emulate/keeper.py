@@ -1,9 +1,9 @@
-"""The process that holds an emulated lab: when it ends, nothing of the lab is left.
+"""The process that holds an emulated lab. When it ends, nothing of the lab is left.
 
-It runs in its own pid, mount and network namespaces (`lab.py` starts it so). Hosts, boards, mounts,
-bridges and cables all live inside these, so the kernel removes everything when the keeper ends,
-also by kill -9. It talks with `up` over its standard streams until the lab is up, and then with
-everybody over a control socket.
+`lab.py` starts it in its own pid, mount and network namespaces. Hosts, boards, mounts, bridges and
+cables all live inside these, so the kernel removes everything when the keeper ends, also after kill
+-9. It talks with `up` over its standard streams until the lab is up; then it takes orders on a
+control socket.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from testbed.fleet import at_once
 __all__ = ["main"]
 
 BOARD_REPL_WINDOW_MS = 1_000
-"""After a board's reset `testbed flash` has so long to stop its firmware."""
+"""`testbed flash` has so much time after a board's reset to stop its firmware."""
 
 
 class Keeper:
-    """The lab's machines, its switch, and the orders that may be given about them."""
+    """The lab's machines and its switch, and the orders for them."""
 
     def __init__(self, plan: LabPlan, runtime: Path, consoles: Path) -> None:
         self.plan = plan
@@ -76,7 +76,7 @@ class Keeper:
         return dict(zip(self.machines, keys, strict=True))
 
     def obey(self, line: bytes) -> bytes:
-        """One order, one answer; what is wrong with it comes back as `error`."""
+        """Takes one order and returns one answer. A wrong order gets an answer with `error`."""
         return json.dumps(self._answer(line)).encode()
 
     def _answer(self, line: bytes) -> dict[str, Any]:
@@ -138,8 +138,8 @@ def _tell(**facts: Any) -> None:
 
 
 def _identity() -> dict[str, int]:
-    """Ids of this process and of our first process as seen from outside: /proc still shows
-    these."""
+    """Ids of this process and of the first process of our namespace, as seen from outside: /proc
+    still shows these."""
     status = Path("/proc/self/status").read_text()
     parent = int(status.partition("PPid:")[2].split()[0])
     return {"keeper_pid": int(Path("/proc/self").readlink().name), "init_pid": parent}
@@ -159,7 +159,7 @@ def main() -> None:
         keys = keeper.raise_lab(runtime, order["client_key"])
         before = os.umask(0o077)
         with obeying(runtime / "control", keeper.obey):
-            os.umask(before)  # hosts that boot later must not inherit it
+            os.umask(before)  # hosts that boot later must not inherit the pipe
             _tell(host_keys=keys)
             if sys.stdin.readline() == "keep\n":
                 threading.Event().wait()

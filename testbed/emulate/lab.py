@@ -1,8 +1,8 @@
 """Makes an emulated lab, finds it again, and removes every trace of it.
 
-The order makes this safe to interrupt anywhere. The state file comes first and names the lab;
-everything made later carries that name. The keeper holds all that the kernel can hold, and ends by
-itself if `up` ends before it said `keep`. So `down` needs only the name.
+`up` may be interrupted at any point. It writes the state file first, which names the lab;
+everything made later has that name. The keeper holds all that the kernel can hold, and ends by
+itself if `up` ends before it has sent `keep`. So `down` needs only the name.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _ID_TRIES = 20
 
 
 class _State(msgspec.Struct, frozen=True):
-    """The state file. `plan` comes when the lab has one."""
+    """The state file. `plan` is added when it is made."""
 
     schema: Literal["testbed.emulated/1"]
     lab_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{4}$")]
@@ -65,7 +65,7 @@ class EmulatedLab:
 
     @property
     def inventory(self) -> Path:
-        """The inventory file that everything else starts from."""
+        """The lab's inventory file. All other commands take it."""
         return self.out / FILES["inventory"]
 
     @property
@@ -74,7 +74,7 @@ class EmulatedLab:
         return RUNTIME / self.plan.lab_id / "control"
 
     def board_control(self, board: str) -> Path:
-        """The control socket of a board's cable; see nodes.board.control."""
+        """The control socket of a board's cable; see `nodes.board.control`."""
         if board not in [one.name for one in self.plan.boards]:
             raise ConfigurationError(f"no board {board} in this lab")
         return RUNTIME / self.plan.lab_id / "boards" / board / "control.sock"
@@ -84,7 +84,7 @@ class EmulatedLab:
         return ask(self.control, **order)
 
     def reboot(self, host: str) -> None:
-        """Restart a host in an orderly way; returns when its SSH server answers."""
+        """Reboot a host in an orderly way; returns when its SSH server answers."""
         self.ask(do="reboot", host=self._known(host))
         self.wait_for_ssh([host])
 
@@ -105,7 +105,8 @@ class EmulatedLab:
         self.ask(do="shape", shape=dict(shape), for_s=for_s, **pair)
 
     def wait_for_ssh(self, hosts: list[str]) -> None:
-        """Until the SSH servers of these hosts answer, and their time sync has, if it will."""
+        """Wait until the SSH servers of these hosts answer. If their time sync starts by itself,
+        wait until it has stepped the clock."""
         machines = [machine for machine in self.plan.machines if machine.name in hosts]
         answers = at_once(self._comes_up, machines)
         silent = [one.name for one, ok in zip(machines, answers, strict=True) if not ok]
@@ -116,7 +117,8 @@ class EmulatedLab:
             raise LabFault(f"no SSH server answers on {names}; {silent[0]}'s console says: {said}")
 
     def _comes_up(self, machine: Machine) -> bool:
-        """False as soon as the host has ended, or if it is silent for too long."""
+        """Whether the host answers. False as soon as the host has ended, or if it is silent for too
+        long."""
         until = time.monotonic() + SSH_ANSWERS_WITHIN_S
         answers = False
         while time.monotonic() < until:
@@ -139,7 +141,7 @@ class EmulatedLab:
 def up(out: Path, options: Options) -> EmulatedLab:
     """Make the lab and its files in `out`, or find that it is up already.
 
-    Raises ConfigurationError when this machine cannot, or `out` holds another lab.
+    Raises ConfigurationError if this machine cannot make one, or if `out` holds another lab.
     """
     gaps = preflight.missing(options)
     if gaps:
@@ -171,7 +173,7 @@ def down(out: Path) -> bool:
         return False
     if os.geteuid() != 0:
         raise ConfigurationError("not root: sudo .venv/bin/testbed emulate down ...")
-    if not out.exists():  # somebody has deleted it; the lab is still up
+    if not out.exists():  # somebody has deleted the folder; the lab is still up
         _remove(out)
         return True
     with _locked(out):
@@ -197,13 +199,13 @@ def elsewhere() -> list[Path]:
 
 
 def _notes() -> dict[str, Path]:
-    """Where each lab of this machine has its files, by its id; they may be gone."""
+    """The folder of each lab of this machine, by its id; its files may be gone."""
     notes = {path.parent.name: _load(path) for path in RUNTIME.glob("*/keeper.json")}
     return {lab_id: Path(note["out"]) for lab_id, note in notes.items() if note}
 
 
 def _lab_ids(out: Path) -> set[str]:
-    """The labs that have, or had, their files in `out`."""
+    """The ids of labs that have, or had, their files in `out`."""
     state = _state(out)
     noted = {lab_id for lab_id, place in _notes().items() if place == out}
     return noted | ({state.lab_id} if state else set())
@@ -294,8 +296,8 @@ def _write_files(out: Path, plan: LabPlan, private: bytes, keys: dict[str, str])
 
 
 def _state(out: Path) -> _State | None:
-    """What `up` wrote, or None. Raises ConfigurationError for anything else, because root removes
-    the paths that its names make."""
+    """The state that `up` wrote; None if there is no file. Raises ConfigurationError for any other
+    content, because root removes paths that are made from its names."""
     path = out / STATE
     try:
         return msgspec.json.decode(path.read_bytes(), type=_State)
@@ -323,7 +325,7 @@ def _remove(out: Path) -> None:
         network.drop_uplinks(lab_id)
         cgroup.remove(lab_id)
         shutil.rmtree(RUNTIME / lab_id, ignore_errors=True)
-        with suppress(OSError):  # another lab is in it, or nothing ever was
+        with suppress(OSError):  # another lab is in it, or it never had one
             RUNTIME.rmdir()
     shutil.rmtree(out / "console", ignore_errors=True)
     for name in (*FILES.values(), STATE):
@@ -358,7 +360,7 @@ def _end_keeper(runtime: Path) -> None:
 
 def _started(pid: int) -> int | None:
     """When a process started, in clock ticks since boot. It distinguishes the process from a later
-    one with its id."""
+    one with the same id."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (FileNotFoundError, ProcessLookupError):

@@ -63,7 +63,7 @@ class RunningMachine:
         self._watcher: threading.Thread | None = None
 
     def prepare(self, client_key: str) -> str:
-        """Make the host's disk and terminals; returns its public host key line."""
+        """Make the host's disk and terminals. Returns its public host key line."""
         for part in ("root", "disk", "pts", "serial", "firmware"):
             (self._home / part).mkdir(parents=True)
         serial_group = grp.getgrnam("dialout").gr_gid
@@ -74,7 +74,7 @@ class RunningMachine:
         return make_disk(self._home / "disk", self._plan, self.machine, client_key)
 
     def on(self) -> None:
-        """Power on; nothing if it is on."""
+        """Power on. Does nothing if it is on."""
         with self._lock:
             if not self._wanted:
                 self._wanted = True
@@ -107,14 +107,15 @@ class RunningMachine:
                 self._boot()
 
     def throttle(self, bits: int | None) -> None:
-        """What the host's firmware reports of throttling from now on; None: it reports nothing."""
+        """Set the throttling bits that the host's firmware reports from now on; None: it reports
+        nothing."""
         flag = self._home / "firmware" / "throttled"
         new = flag.with_name("new")
         new.write_text("" if bits is None else f"{bits:#x}\n")
         new.replace(flag)
 
     def status(self) -> dict[str, object]:
-        """For people: whether it is on, and how often it was started."""
+        """Whether it is on, how often it was started, and more, for people."""
         running = self._process is not None and self._process.poll() is None
         behind = clock_is_behind(self._home / "disk/upper")
         clock = "behind" if behind else "right"
@@ -155,7 +156,8 @@ class RunningMachine:
         self._watcher.start()
 
     def _watch(self, process: subprocess.Popen[bytes], netns: Path) -> None:
-        """reboot(2) inside the host ends its first process by SIGHUP, poweroff by SIGINT."""
+        """Waits for the end of the host's first process: reboot(2) inside the host ends it by
+        SIGHUP, poweroff by SIGINT."""
         code = process.wait()
         network.unplug(netns)
         with self._lock:
@@ -182,7 +184,7 @@ class RunningMachine:
         return running[0] if running else None
 
     def _plug(self, board: Board) -> subprocess.Popen[bytes]:
-        """The board is outside the host; only its serial port is inside."""
+        """Plugs a board in. It runs outside the host; only its serial port is inside."""
         home = self._runtime / "boards" / board.name
         link = self._home / "serial" / board.port
         link.unlink(missing_ok=True)
@@ -197,7 +199,7 @@ class RunningMachine:
             )
 
     def wait_for_boards(self) -> None:
-        """Until every board's port exists."""
+        """Wait until every board's port exists."""
         until = time.monotonic() + _BOARD_READY_S
         pause = threading.Event()
         for board, process in zip(self._boards, self._board_processes, strict=True):

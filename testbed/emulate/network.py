@@ -1,7 +1,7 @@
-"""Cables of an emulated lab: namespaces, bridge, addresses and routes, through `ip`.
+"""Cables of an emulated lab: namespaces, bridge, addresses and routes, made with `ip`.
 
-Everything except the orchestrator's ends is in the keeper's network namespace, and is gone when the
-keeper is.
+Everything except the orchestrator's ends is in the keeper's network namespace, and disappears with
+the keeper.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ __all__ = [
 
 _POOL = IPv4Network("10.213.0.0/16")
 ORCHESTRATOR = "orchestrator"
-"""The orchestrator's data interface, before it is moved out of the keeper's namespace; and the name
-of its port of the switch."""
+"""Name of the orchestrator's data interface before it is moved out of the keeper's namespace, and
+of its port at the switch."""
 
 MGMT = "mgmt"
 DATA = "data"
 
 
 def _ip(commands: Iterable[str], *, netns: Path | None = None) -> None:
-    """Runs all commands in one process; the first that fails ends it."""
+    """Runs all commands in one `ip` process, which ends at the first failure."""
     given = "\n".join(commands) + "\n"
     if netns is None:
         demand("ip", "-batch", "-", given=given)
@@ -46,7 +46,8 @@ def _ip(commands: Iterable[str], *, netns: Path | None = None) -> None:
 
 
 def free_networks() -> tuple[IPv4Network, IPv4Network]:
-    """Two /24 that no interface or route of this machine touches; call it under the lab lock."""
+    """Two /24 networks that no interface or route of this machine touches. Call it under the lab
+    lock."""
     shown = demand("ip", "-json", "-4", "route", "show", "table", "all")
     words = [route.get("dst", "") for route in json.loads(shown or "[]")]
     taken = [IPv4Network(word, strict=False) for word in words if word[:1].isdigit()]
@@ -60,8 +61,8 @@ def free_networks() -> tuple[IPv4Network, IPv4Network]:
 
 
 def add_uplink(plan: LabPlan, keeper_pid: int) -> None:
-    """The orchestrator's management cable. Its far end ends with the keeper, and the cable with
-    it."""
+    """Adds the orchestrator's management cable. Its far end disappears with the keeper, and the
+    cable with it."""
     _ip(
         [
             f"link add {plan.uplink} type veth peer name uplink netns {keeper_pid}",
@@ -72,7 +73,7 @@ def add_uplink(plan: LabPlan, keeper_pid: int) -> None:
 
 
 def add_data_uplink(plan: LabPlan, keeper_pid: int) -> None:
-    """The orchestrator's data cable. Its end was made in the keeper's namespace and is moved
+    """Adds the orchestrator's data cable. Its end was made in the keeper's namespace and is moved
     here."""
     moved = f"link set {ORCHESTRATOR} netns {os.getpid()} name {plan.data_uplink}\n"
     inside = ("-t", str(keeper_pid), "-n")
@@ -97,8 +98,8 @@ def _length(network: str) -> int:
 
 
 def open_bridges(plan: LabPlan) -> None:
-    """In the keeper's namespace: the management bridge. Unless we switch the data network, also a
-    bridge for data with the orchestrator's cable in it."""
+    """Makes the management bridge in the keeper's namespace. If the keeper does not switch the data
+    network itself, also makes a bridge for data, with the orchestrator's cable in it."""
     bridges = [MGMT] if plan.shaping == "switch" else [MGMT, DATA]
     _ip(
         [
@@ -118,9 +119,9 @@ def open_bridges(plan: LabPlan) -> None:
 
 
 def cable(plan: LabPlan, machine: Machine, netns: Path) -> None:
-    """A fresh namespace with eth0 and eth1 for one boot of a host, named by a file.
+    """Makes a new namespace with eth0 and eth1 for one boot of a host. A file names it.
 
-    With the switch, its TAP device `d-<host>` must exist already.
+    With the switch, the TAP device `d-<host>` must exist already.
     """
     netns.touch()
     demand("unshare", f"--net={netns}", "true")
@@ -145,7 +146,7 @@ def cable(plan: LabPlan, machine: Machine, netns: Path) -> None:
 
 
 def _plug_into(bridge: str, near: str, far: str, netns: Path) -> None:
-    attempt("ip", "link", "delete", near)  # of the last boot: the kernel may still be removing it
+    attempt("ip", "link", "delete", near)  # the kernel may still be removing the last boot's
     _ip(
         [
             f"link add {near} type veth peer name {far} netns {netns}",

@@ -1,4 +1,4 @@
-"""What an emulated lab will be: names, addresses and roles, all from a few options. Pure.
+"""Plans an emulated lab: names, addresses and roles, all from a few options. Pure.
 
 Each host has two networks with an address on each: management (eth0, a kernel bridge that nothing
 shapes; SSH and the clocks) and data (eth1, where the processes listen and link faults happen).
@@ -34,11 +34,11 @@ Shaping = Literal["netem", "switch"]
 """What shapes links: the kernel's `tc netem`, or the keeper's own switch."""
 
 Oddity = Literal["none", "umask", "locale", "clock"]
-"""What is unusual about one host: `umask 077`, a German locale, a clock that is behind at each
+"""Something unusual about one host: `umask 077`, a German locale, or a clock that is behind at each
 start until time sync steps it."""
 
 _ODDITIES: dict[str, Oddity] = {"pi02": "umask", "pi03": "locale"}
-_CLOCK_HOSTS_MIN = 4  # then the last host's clock is behind at each start
+_CLOCK_HOSTS_MIN = 4  # the last host's clock is behind at each start
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Board:
 
 @dataclass(frozen=True, slots=True)
 class LabPlan:
-    """The whole lab. `lab_id` is four hexadecimal digits and part of every name made."""
+    """The whole lab. `lab_id` is four hexadecimal digits. Every name in the lab contains it."""
 
     lab_id: str
     options: Options
@@ -105,12 +105,12 @@ class LabPlan:
 
     @property
     def own_data_addr(self) -> str:
-        """The orchestrator's own address on the data network, where its attackers connect from."""
+        """The orchestrator's own address on the data network. Its attackers connect from there."""
         return str(IPv4Network(self.data_network)[_ORCHESTRATOR])
 
     @property
     def own_data_mac(self) -> str:
-        """Of the orchestrator's interface on the data network."""
+        """MAC address of the orchestrator's interface on the data network."""
         return _mac(self.lab_id, 1, 0)
 
     @property
@@ -131,10 +131,11 @@ def make_plan(
     data_network: IPv4Network,
     shaping: Shaping,
 ) -> LabPlan:
-    """The first hosts are replicas, as many as the largest 3f+1. The hosts after them carry
-    gateway, boards and mobiles, and the last one is a spare too.
+    """The first hosts are replicas: the largest 3f+1 that fits. The hosts after them have gateway,
+    boards and mobiles, and the last one is also a spare.
 
-    Without such hosts, replicas carry these too, as in a lab of four, and there is no spare.
+    If there are no such hosts, as in a lab of four, replicas have these roles too, and there is no
+    spare.
     """
     names = [f"pi{n:02}" for n in range(1, options.hosts + 1)]
     replicas = 3 * ((options.hosts - 1) // 3) + 1

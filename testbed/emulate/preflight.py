@@ -1,4 +1,4 @@
-"""Whether an emulated lab can be made here. Says what is missing and how to get it. Changes
+"""Checks whether an emulated lab can be made here. Says what is missing and how to get it. Changes
 nothing."""
 
 from __future__ import annotations

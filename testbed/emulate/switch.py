@@ -1,8 +1,8 @@
-"""A user-space Ethernet switch whose every link can be delayed, thinned and slowed.
+"""A user-space Ethernet switch that can delay, drop and slow the frames of each link.
 
-It replaces `tc netem` on kernels without it. Each host's data interface is a TAP device whose other
-end is here, so a shape applies to one direction between two hosts and to nothing else. One thread;
-frames wait in one heap. Precision of a delay: about 1 ms.
+It replaces `tc netem` on kernels without it. Each host's data interface is a TAP device with its
+other end here, so a shape applies only to one direction between two hosts. There is one thread;
+frames wait in one heap. A delay is precise to about 1 ms.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from gateway.shaping import NO_SHAPE, Shape, Shaper
 __all__ = ["QUEUED_FRAMES_MAX", "Switch"]
 
 QUEUED_FRAMES_MAX = 20_000
-"""Frames that wait for their time, over all links; more are dropped and counted."""
+"""Frames that may wait for their time, over all links. More are dropped and counted."""
 
 _FRAME_BYTES_MAX = 65_536
 _BURST_FRAMES = 64
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 _BROADCAST_BIT = 1
-_HEADER_BYTES = 14  # of Ethernet: damaged, it would lead a frame elsewhere
+_HEADER_BYTES = 14  # the Ethernet header is not damaged: the frame would go to another host
 
 
 class Switch:
-    """Ports are hosts; `shape` may be called from any thread while traffic flows."""
+    """Ports are hosts. `shape` may be called from any thread while traffic flows."""
 
     def __init__(self, seed: int = 0) -> None:
         self._random = random.Random(seed)  # noqa: S311 - reproducible on purpose
@@ -58,14 +58,14 @@ class Switch:
             self._poll.register(tap, select.EPOLLIN)
 
     def unplug(self, host: str) -> None:
-        """Close the host's port; frames that wait for it are lost. Repeatable."""
+        """Close the host's port. Frames that wait for it are lost. Repeatable."""
         with self._lock:
             for tap in [tap for tap, name in self._taps.items() if name == host]:
                 self._drop_port(tap)
 
     def shape(self, source: str, target: str, shape: Shape, for_s: float = 0.0) -> None:
-        """Shape one direction. With `for_s` it ends by itself, even if the process that set it is
-        gone."""
+        """Shape one direction. With `for_s` the shape ends by itself, even if the process that set
+        it is gone."""
         until = time.monotonic() + for_s if for_s else float("inf")
         with self._lock:
             if shape == NO_SHAPE:
@@ -81,12 +81,12 @@ class Switch:
             self._shapers[source, target] = (shaper, until)
 
     def clear(self) -> None:
-        """No link is shaped any more; frames that wait still arrive."""
+        """Remove all shapes. Frames that wait still arrive."""
         with self._lock:
             self._shapers.clear()
 
     def links(self) -> list[dict[str, object]]:
-        """What is in force, with counts of frames since the start: passed, lost, ..."""
+        """The shapes in force, with counts of frames since the start: passed, lost, ..."""
         now = time.monotonic()
         with self._lock:
             rows: list[dict[str, object]] = []
@@ -113,7 +113,8 @@ class Switch:
             with self._lock:
                 if self._queue:
                     wait_s = max(0.0, self._queue[0][0] - time.monotonic())
-            # An idle switch looks again after a second, for a frame that was queued meanwhile.
+            # An idle switch looks again after a second, because a frame may have been queued
+            # meanwhile.
             events = self._poll.poll(1.0 if wait_s < 0 else wait_s)
             with self._lock:
                 for tap, _ in events:
@@ -127,7 +128,7 @@ class Switch:
                 frame = os.read(tap, _FRAME_BYTES_MAX)
             except BlockingIOError:
                 return
-            except OSError:  # the host and with it the device is gone
+            except OSError:  # the host is gone, and its device too
                 self._drop_port(tap)
                 return
             if frame[0] & _BROADCAST_BIT:

@@ -1,4 +1,4 @@
-"""The system's own tools, also where a user's PATH has no sbin."""
+"""Finds and runs the system's own tools, even if a user's PATH has no sbin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOOL_PATH = "/usr/local/sbin:/usr/sbin:/sbin:" + os.environ.get("PATH", "/usr/bi
 
 
 def tool(name: str) -> str:
-    """Where a tool is. `preflight` has named the package of a missing one before."""
+    """The path of a tool. `preflight` has already named the package of a missing one."""
     found = shutil.which(name, path=TOOL_PATH)
     if found is None:
         raise LabFault(f"no {name} on this machine")
@@ -22,14 +22,14 @@ def tool(name: str) -> str:
 
 
 def attempt(name: str, *args: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a tool to its end; failure is ignored."""
+    """Run a tool to its end. A failure is ignored."""
     return subprocess.run(
         [tool(name), *args], input=given, capture_output=True, text=True, check=False
     )
 
 
 def demand(name: str, *args: str, given: str = "") -> str:
-    """Run a tool that must succeed; returns what it printed."""
+    """Run a tool that must succeed. Returns what it printed."""
     done = attempt(name, *args, given=given)
     if done.returncode:
         said = done.stderr.strip() or f"exit code {done.returncode}"

@@ -1,8 +1,8 @@
 """Faults of replicas that lie: `byzantine.*`, each a trick of `nodes.byzantine.config`.
 
-The wrapper is the simulator's. A replica with a switch (`testbed.faults.switch`) becomes Byzantine
-by an order at its seam `effects`, and honest when the order is gone. How a lie is seen to take
-effect is in `witness`.
+The simulator uses the same wrapper. An order at the seam `effects` of a replica's switch
+(`testbed.faults.switch`) makes it Byzantine. It is honest again when the order is gone. `witness`
+sees whether a lie takes effect.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Delay(Lie):
 
 
 class Censor(Lie):
-    """`client`: the one device whose requests are left out; without it everyone's are."""
+    """`client`: the device whose requests are left out. Without it all requests are left out."""
 
     client: SelectorField | None = None
 
@@ -77,7 +77,8 @@ class Conspire(Lie):
 
 
 class _Proof(NamedTuple):
-    """How a lie is seen to take effect: in words, and from what is witnessed and the parameters."""
+    """How a lie is seen to take effect: in words, and as a test of the witness and the
+    parameters."""
 
     text: str
     holds: Callable[[Witness, dict[str, Any]], bool]
@@ -85,7 +86,7 @@ class _Proof(NamedTuple):
 
 @dataclass(frozen=True)
 class _TrickFault:
-    """What a campaign says of a trick."""
+    """A trick as a campaign uses it."""
 
     trick: Trick
     summary: str
@@ -95,7 +96,8 @@ class _TrickFault:
 
 
 class ByzantineFault(Injection):
-    """Order, read back, observe, take the order back, see that the replica is honest again."""
+    """Gives the order, reads it back, observes, takes the order back, and checks that the replica
+    is honest again."""
 
     def __init__(self, scene: Scene, fault: _TrickFault) -> None:
         super().__init__(scene)
@@ -105,7 +107,7 @@ class ByzantineFault(Injection):
         self._tip = 0
 
     def arm(self) -> None:
-        """Nobody lies yet."""
+        """Arms the undo of the orders. Nobody lies yet."""
         for order in self._orders():
             order.arm()
 
@@ -113,8 +115,8 @@ class ByzantineFault(Injection):
         """Raises LabFault unless every liar has logged that it took the order."""
         self._witness = self._new_witness()
         order = self._order()
-        # Accomplices first: a primary that lies before they do leaves the deceived without a quorum
-        # for its story, and they see through it.
+        # Accomplices get it first. If the primary lies before they do, the deceived get no quorum
+        # for its story and find out.
         for node in reversed(self._liars()):
             Order(self.scene, node, SEAM).give(order)
 
@@ -134,7 +136,8 @@ class ByzantineFault(Injection):
             order.take_back()
 
     def verify(self, within_s: float) -> bool:
-        """Running, honest by its own word, and as high as the others were when it was healed."""
+        """Whether each liar runs, logs that it is honest, and is as high as the others were at
+        healing."""
         watch, deployment = self.scene.watch, self.scene.deployment
         witness = self._heal_witness
         assert witness is not None, "apply and heal were not called"
@@ -153,7 +156,7 @@ class ByzantineFault(Injection):
         return tuple(node for key in self._fault.impairs for node in self.scene.nodes(key))
 
     def _orders(self) -> list[Order]:
-        """One for each replica that may come to lie."""
+        """An order for each replica that may become a liar."""
         found = [node for key in self._fault.impairs for node in self.scene.candidates(key)]
         return [Order(self.scene, node, SEAM) for node in dict.fromkeys(found)]
 
@@ -162,7 +165,7 @@ class ByzantineFault(Injection):
         return Witness(self.scene.watch, replicas, self._liars())
 
     def _order(self) -> dict[str, Any]:
-        """What `nodes.byzantine.config.Byzantine` says; only what differs from its defaults."""
+        """The fields of `nodes.byzantine.config.Byzantine` that differ from its defaults."""
         params = self.scene.event.params
         order: dict[str, Any] = {"trick": self._fault.trick, "seed": self.scene.rng.getrandbits(31)}
         if params.get("message") is not None:
@@ -180,7 +183,7 @@ class ByzantineFault(Injection):
         return order
 
     def _node_id(self, device: Node) -> str:
-        """Under which a device is known on the chain: it says so when it starts."""
+        """The device's node id on the chain. It logs the id when it starts."""
         host = self.scene.deployment.host(device)
         found = host.run(["grep", "-m1", '"event":"started"', device.file(EVENTS)]).stdout
         return str(json.loads(found)["id"])
@@ -190,7 +193,7 @@ class ByzantineFault(Injection):
 
 
 def _silenced(witness: Witness, params: dict[str, Any]) -> bool:
-    # What is narrowed to one kind of message may be missed by nobody: the liar's own word counts.
+    # Nobody may notice that one kind of message is missing, so the liar's own log counts.
     narrowed = params.get("message") is not None
     return witness.replaced() or (witness.lied() if narrowed else witness.quiet())
 
@@ -211,10 +214,10 @@ def _deceived(witness: Witness, params: dict[str, Any]) -> bool:
     return witness.forked() or witness.accused() or witness.replaced()
 
 
-LIED = _Proof("it logs its lies, and others received its frames meanwhile", lambda w, _: w.lied())
+LIED = _Proof("it logs its lies, and others receive its frames meanwhile", lambda w, _: w.lied())
 REFUSED = _Proof("others refuse more and more of its frames", lambda w, _: w.refused())
 REPLACED = _Proof("others go to a later view", lambda w, _: w.replaced())
-SILENCED = _Proof("others go to a later view, or hear nothing of it for a second", _silenced)
+SILENCED = _Proof("others go to a later view, or get nothing from it for a second", _silenced)
 DELAYED = _Proof("its proposals reach others late, or they go to a later view", _delayed)
 EXPOSED = _Proof("primary: others accuse, refuse or replace it; backup: as for withhold", _exposed)
 DECEIVED = _Proof("others execute different blocks, or accuse or replace a liar", _deceived)
@@ -223,11 +226,11 @@ _FAULTS = (
     _TrickFault(Trick.SILENT, "says nothing, or nothing of one kind", SILENCED, Silent),
     _TrickFault(Trick.DELAY, "sends late, for example just before the timeout", DELAYED, Delay),
     _TrickFault(Trick.CENSOR, "as primary leaves out one client, or all", REPLACED, Censor),
-    _TrickFault(Trick.WITHHOLD, "takes part in everything but voting", LIED),
+    _TrickFault(Trick.WITHHOLD, "does everything except voting", LIED),
     _TrickFault(Trick.PARTIAL, "its votes reach only half of the others", LIED),
     _TrickFault(Trick.BAD_SIGNATURE, "flips a bit of each signature", REFUSED),
     _TrickFault(Trick.FLOOD, "sends everything 20 times, half of it garbage", REFUSED),
-    _TrickFault(Trick.SPAM_VOTES, "sends many well-signed votes that nobody needs", LIED),
+    _TrickFault(Trick.SPAM_VOTES, "sends many well-signed votes that are superfluous", LIED),
     _TrickFault(Trick.OLD_MESSAGES, "repeats what it sent long ago", LIED),
     _TrickFault(Trick.EQUIVOCATE, "tells the two halves of the others different things", EXPOSED),
     _TrickFault(Trick.WRONG_DIGEST, "votes for digests that nobody proposed", LIED),

@@ -1,7 +1,7 @@
 """Wrong clocks of replicas: `clock.step` and `clock.drift`, by the switch of their processes.
 
-Only the replica's own idea of the time is wrong, in every stage alike; its host's clock, by which
-its log and the orchestrator measure, stays right.
+In every stage only the replica's own time is wrong. The clock of its host stays right; its log and
+the orchestrator use that one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from testbed.provision.layout import Node
 __all__ = ["ClockFault"]
 
 BLOCKS_MIN = 3
-SHIFT_SHARE = 0.5  # of what the clock is wrong by must be seen,
-SHIFT_MIN_MS = 50.0  # and more than what load does
+SHIFT_SHARE = 0.5  # of the clock's error must be seen,
+SHIFT_MIN_MS = 50.0  # and more than load causes
 
 
 class Step(Params):
     """Sets the clocks of replicas ahead by `by`, or back with `back: true`, until `for` has passed.
     Beyond `chain.precision` a primary's proposals are refused, and a backup cannot vote. Within it
-    nothing shows but the time stamps of a primary."""
+    only the time stamps of a primary show it."""
 
     on: SelectorField
     for_: SpanField = Field(alias="for")
@@ -38,7 +38,7 @@ class Step(Params):
 
 
 class Drift(Params):
-    """Lets the clocks of replicas go too fast by `ppm`, or too slow if it is negative, until `for`
+    """Makes the clocks of replicas too fast by `ppm`, or too slow if it is negative, until `for`
     has passed; then they are right again."""
 
     on: SelectorField
@@ -47,8 +47,8 @@ class Drift(Params):
 
 
 class ClockFault(SwitchFault):
-    """A primary's proposals have other times than before, or it is replaced; a backup executes what
-    it could not vote for."""
+    """Seen when a primary's proposals have other times than before, or it is replaced; or when a
+    backup executes blocks for which it could not vote."""
 
     seam = "clock"
 
@@ -77,7 +77,7 @@ class ClockFault(SwitchFault):
         if node.name == self.primary:
             return self.replaced or self._shifted(node)
         blocks = self.new_events(node, "block")[-BLOCKS_MIN:]
-        # It executed them without having accepted their proposals.
+        # It executed these blocks without having accepted their proposals.
         return len(blocks) == BLOCKS_MIN and not any("pre_prepared_us" in each for each in blocks)
 
     def _shifted(self, node: Node) -> bool:
@@ -120,6 +120,6 @@ for _name, _params, _summary in (
             mechanisms=(by_switch(ClockFault),),
             impairs=those("on"),
             seen="primary: its proposals have other times, or it is replaced; backup: it executes "
-            "what it could not vote for",
+            "blocks for which it could not vote",
         )
     )

@@ -1,8 +1,8 @@
 """What an operator does to devices during a run: `device.revoke` and `device.admit`.
 
 The operator of `testbed.standing.operator` does it, as `testbed device` would: with the
-administrator's key, through the gateway. It believes only what the chain proves; that is how an
-action is seen.
+administrator's key, through the gateway. It believes only what the chain proves, so an action is
+seen when the chain proves it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from chain.ledger.identity import Identity
     from testbed.standing.operator import Operator
 
-__all__ = ["AdmitAction", "RevokeAction", "desk_of"]
+__all__ = ["AdmitAction", "RevokeAction", "operator_of"]
 
 
 class RevokeDevice(Params):
@@ -44,9 +44,10 @@ class AdmitDevice(Params):
     machine, asks for admission through the broker and the gateway, and verifies the ledger."""
 
 
-class _Desk:
-    """The operator of one deployment, one action after the other: its counters rise. Its key, and
-    what it verified, are in a private directory that goes away with the deployment."""
+class _DeploymentOperator:
+    """The operator of one deployment. It does one action after the other, because its counters must
+    rise. Its key and its verified state are in a private directory that disappears with the
+    deployment."""
 
     def __init__(self, deployment: Deployment) -> None:
         from testbed.standing.running_lab import describe  # noqa: PLC0415 - kinds must be light
@@ -63,8 +64,8 @@ class _Desk:
     def operate(
         self, work: Callable[[Operator], Awaitable[None]], within_s: float | None = None
     ) -> None:
-        """Log in, verify what is new in the ledger, and do it. Raises LabFault, also if that takes
-        longer than `within_s`."""
+        """Log in, verify what is new in the ledger, and do `work`. Raises LabFault, also if it
+        takes longer than `within_s`."""
         from testbed.standing.operator import operating  # noqa: PLC0415 - kinds must be light
 
         async def session() -> None:
@@ -80,16 +81,16 @@ class _Desk:
                 raise LabFault(f"the chain decides nothing within {within_s:.0f} s") from None
 
 
-_desks: WeakKeyDictionary[Deployment, _Desk] = WeakKeyDictionary()
+_operators: WeakKeyDictionary[Deployment, _DeploymentOperator] = WeakKeyDictionary()
 _making = threading.Lock()
 
 
-def desk_of(deployment: Deployment) -> _Desk:
-    """One for each deployment."""
+def operator_of(deployment: Deployment) -> _DeploymentOperator:
+    """The operator of a deployment. Each deployment has one."""
     with _making:
-        if deployment not in _desks:
-            _desks[deployment] = _Desk(deployment)
-        return _desks[deployment]
+        if deployment not in _operators:
+            _operators[deployment] = _DeploymentOperator(deployment)
+        return _operators[deployment]
 
 
 class OperatorAction(Injection):
@@ -97,7 +98,7 @@ class OperatorAction(Injection):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self.desk = desk_of(scene.deployment)
+        self.operator = operator_of(scene.deployment)
         self._proven: dict[str, object] = {}
 
     @abstractmethod
@@ -106,16 +107,16 @@ class OperatorAction(Injection):
 
     @abstractmethod
     def proven(self, operator: Operator) -> dict[str, object]:
-        """What the chain proves of it; empty if nothing."""
+        """What the chain proves of the action; empty if nothing."""
 
     def apply(self) -> None:
-        self.desk.operate(self.act)
+        self.operator.operate(self.act)
 
     def observe(self, within_s: float) -> Seen | None:
         async def look(operator: Operator) -> None:
             self._proven = self.proven(operator)
 
-        self.desk.operate(look)
+        self.operator.operate(look)
         return Seen("the chain proves it to the operator", self._proven) if self._proven else None
 
 
@@ -147,7 +148,7 @@ class AdmitAction(OperatorAction):
         )
 
         voucher = await operator.new_voucher(self._name, 1)
-        directory = self.desk.home / self._name
+        directory = self.operator.home / self._name
         directory.mkdir(mode=0o700)
         write_device(directory, self._name, 1, operator.running, None)
         write_atomically(directory / VOUCHER, voucher.pem, mode=0o600)

@@ -1,7 +1,8 @@
 """Disks that are full or slow: `disk.full` and `disk.slow`. (`disk.torn` is in `ledger`.)
 
-A machine of its own is really filled, with files that `testbed restore` knows by their name. In
-loopback, where the disk is everybody's, a replica's store is full by the switch of its process.
+On a host that is a separate machine, the disk is really filled, with files that `testbed restore`
+knows by name. In loopback all share this machine's disk, so the switch of the replica's process
+only makes its store look full.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ BLOCKS = 5
 
 
 class Full(Params):
-    """Leaves no room on the disks of processes until `for` has passed. A replica that can write no
-    more sends no more votes; it waits for room and then begins from what is on its disk. On a host
-    it goes on until its store needs more than the 16 MB that its log has already."""
+    """Leaves no room on the disks of processes until `for` has passed. A replica that cannot write
+    sends no votes. It waits for room and then starts again from its disk. On a separate machine it
+    continues until its store needs more than the 16 MB that its log has already."""
 
     on: SelectorField
     for_: SpanField = Field(alias="for")
@@ -60,7 +61,8 @@ class FullByFile(ProcessFault):
         self.host(node).run(["rm", "-f", FILE, f"{FILE}.rest"])
 
     def observe(self, within_s: float) -> Seen | None:
-        """The host tells. A replica goes on until its log, which has its room already, is full."""
+        """Seen by the host's free space. A replica continues for a while, because its log has some
+        room already."""
         free_kb = {node.name: self._free_kb(node) for node in self.hit}
         if max(free_kb.values()) > 0:
             self.scene.pause(min(within_s, 0.2))
@@ -99,8 +101,8 @@ class SlowByOrder(SwitchFault):
         return {"commit_delay_ms": round(self._by_ms)}
 
     def observe(self, within_s: float) -> Seen | None:
-        """Persist, then send: between accepting a proposal and having a quorum for it lie commits
-        of its own."""
+        """Seen by slower blocks. A replica persists before it sends, so it commits between
+        accepting a proposal and getting a quorum for it."""
 
         def slow() -> bool:
             return all(
@@ -119,7 +121,7 @@ class SlowByOrder(SwitchFault):
         super().strike(node)
 
     def _took_ms(self, blocks: list[dict[str, Any]]) -> float:
-        """The median of the newest; 0 if there are too few."""
+        """The median time of the newest blocks in ms; 0 if there are too few."""
         newest = [float(event["executed_us"]) / 1000 for event in blocks[-BLOCKS:]]
         return median(newest) if len(newest) == BLOCKS else 0.0
 

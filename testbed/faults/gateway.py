@@ -17,9 +17,10 @@ from testbed.provision.layout import Node
 __all__ = ["BrokerKill", "GatewayDestroy"]
 
 QUIET_S: Final = 1.0
-"""So long no message came to any gateway: then the broker carries nothing."""
+"""If no message comes to any gateway for so long, the broker carries nothing."""
 _STATE: Final = ("copy*", "outbox*")
-"""What a gateway keeps: its copy of the ledger and the requests that it owes. Its keys stay."""
+"""The state that is wiped: a gateway's copy of the ledger, and the requests that it has not
+delivered yet. Its keys stay."""
 
 
 class Destroy(Params):

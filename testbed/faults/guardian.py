@@ -1,11 +1,12 @@
-"""Switches hosts on again when nobody else is left to do it: a dark host undoes nothing itself.
+"""Switches hosts on again if the orchestrator cannot. A host without power cannot undo anything
+itself.
 
-A process beside the orchestrator, in a session of its own, that waits on a pipe from it. The end of
-the pipe means that the orchestrator has ended, by kill -9 too: then it switches the hosts on. It
-also does so when the time is over. A line on the pipe means that the orchestrator has switched them
-on itself.
+The guardian is a process beside the orchestrator, in a session of its own. It waits on a pipe from
+the orchestrator. If the pipe ends, the orchestrator has ended (perhaps by kill -9), and the
+guardian switches the hosts on. It also does so when its time is over. A line on the pipe means that
+the orchestrator has switched them on itself.
 
-If this machine itself fails, hosts stay dark until somebody switches them on (`testbed power on`).
+If this machine fails, hosts stay off until somebody switches them on (`testbed power on`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TRIES_MAX = 5
 
 
 class Guardian:
-    """Begins at once; `dismiss` when the hosts have power."""
+    """Starts at once. Call `dismiss` when the hosts have power."""
 
     def __init__(self, inventory: Path, hosts: Sequence[str], after_s: float) -> None:
         argv = [sys.executable, "-m", "testbed.faults.guardian", str(inventory.resolve())]
@@ -34,7 +35,7 @@ class Guardian:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C here is not its end
+            start_new_session=True,  # Ctrl-C here must not end it
         )
         self._dismissed = False
 
@@ -43,7 +44,8 @@ class Guardian:
         return self._process.pid
 
     def dismiss(self) -> None:
-        """Repeatable. Raises LabFault if it had failed: then look whether the hosts have power."""
+        """End the guardian. Repeatable. Raises LabFault if it has died: then check whether the
+        hosts have power."""
         if self._dismissed:
             return
         self._dismissed = True
@@ -54,7 +56,7 @@ class Guardian:
 
 
 def _switch_on(inventory: Path, hosts: Sequence[str]) -> None:
-    """Each is tried again some times: nobody is there to look."""
+    """Tries each host several times, because nobody watches."""
     from testbed.boards.power import power_of  # noqa: PLC0415 - kinds must be light to import
 
     lab = load_lab(inventory)

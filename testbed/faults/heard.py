@@ -1,6 +1,6 @@
-"""Whether replicas still hear each other, by their own logs: how a cut is seen to take effect.
+"""Whether replicas still hear each other, from their own logs. This shows that a cut takes effect.
 
-A replica logs at most once a second how many frames came from whom (`counters`), if anything came.
+If frames came, a replica logs at most once a second how many came from whom (`counters`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SILENT_S", "Heard"]
 
-SILENT_S = 2.5  # a replica that hears anything logs counters twice in this time
+SILENT_S = 2.5  # in this time a replica that hears anything logs `counters` twice
 
 
 class Heard:
-    """What came to replicas from replicas since this was made; other pairs are left out."""
+    """Frames between replicas since this object was made. Other pairs are left out."""
 
     def __init__(self, watch: Watch, pairs: Sequence[tuple[Node, Node]]) -> None:
         self._watch = watch
@@ -30,7 +30,7 @@ class Heard:
         self._began_s = time.monotonic()
 
     def nothing(self) -> bool:
-        """No target hears its source."""
+        """Whether no target hears its source."""
         return all(self._is_quiet(source, target) for source, target in self.pairs)
 
     def _is_quiet(self, source: Node, target: Node) -> bool:

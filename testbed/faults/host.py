@@ -1,7 +1,6 @@
 """Faults of whole hosts: `host.power-cut` and `host.reboot`.
 
-How power is switched is in `testbed.boards.power`; who switches it on if this program is gone, in
-`guardian`.
+`testbed.boards.power` switches power; `guardian` switches it on if this program is gone.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ BOOT_S_MAX = 120.0
 
 
 class PowerCut(Params):
-    """Takes the power of hosts away, and gives it back when `for` has passed. No process gets a
-    last word, and what was not synced is lost. In loopback all processes of the host are killed at
-    once. A replica syncs each commit before it says anything, so a kill loses no less of it than a
-    power cut."""
+    """Takes the power of hosts away, and gives it back when `for` has passed. No process can finish
+    anything, and data that was not synced is lost. In loopback all processes of the host are killed
+    at once. A replica syncs each commit before it sends anything, so for a replica a kill loses as
+    much as a power cut."""
 
     on: HostField
     for_: SpanField = Field(alias="for")
 
 
 class Reboot(Params):
-    """Restarts hosts in good order. `for` is how long they are given; in loopback their processes
-    are ended in good order, and started again when `for` has passed."""
+    """Restarts hosts properly. They have the time `for`. In loopback their processes are ended
+    properly, and started again when `for` has passed."""
 
     on: HostField
     for_: SpanField = Field(alias="for")
@@ -55,7 +54,7 @@ class CutByKill(LocalHostFault):
     def strike_host(self, name: str) -> None:
         nodes = [node for node in self.hit if node.host == name]
         for node in nodes:
-            with suppress(HostFault):  # it is dead at the moment
+            with suppress(HostFault):  # it has no process at the moment
                 self.host(node).signal(node.unit, Signals.SIGKILL)
         for node in nodes:
             self.scene.deployment.hold_down(node)
@@ -70,14 +69,14 @@ class RebootByRestart(LocalHostFault):
 
 
 class CutByDriver(SshHostFault):
-    """By the power switch of the inventory."""
+    """A power cut by the power switch of the inventory."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         self._guardian: Guardian | None = None
 
     def arm(self) -> None:
-        """A guardian switches on what this program does not."""
+        """Starts a guardian, which switches the hosts on if this program cannot."""
         assert self.scene.inventory is not None, "a lab with power has an inventory"
         hosts = self.scene.candidate_hosts("on")
         self._guardian = Guardian(self.scene.inventory, hosts, self.scene.undo_after_s)
@@ -112,7 +111,7 @@ class CutByDriver(SshHostFault):
 
 
 class RebootBySystem(SshHostFault):
-    """By the host's own first process."""
+    """A reboot by the host's own first process."""
 
     command: tuple[str, ...] = ("systemctl", "--no-block", "start", "reboot.target")
     said = "it has started again"
@@ -141,10 +140,11 @@ class RebootBySystem(SshHostFault):
 
 
 class CutBySysrq(RebootBySystem):
-    """By the kernel, at once and without a sync: the host is off only while it restarts."""
+    """A power cut by the host's kernel, which restarts at once and without a sync. The host is off
+    only during the restart."""
 
     command = ("sh", "-c", "echo 1 >/proc/sys/kernel/sysrq; echo b >/proc/sysrq-trigger")
-    said = "it has started again, without a last word"
+    said = "it has started again without a shutdown"
 
 
 def _has_switch(lab: Lab, hosts: tuple[str, ...]) -> str | None:

@@ -1,4 +1,4 @@
-"""What faults of whole hosts share: every process of a host is away, and comes back with it."""
+"""What faults of whole hosts share: every process of a host goes and comes back with it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from testbed.provision.layout import PROCESS_ROLES, Node
 __all__ = ["LocalHostFault", "SshHostFault", "WholeHostFault", "only_local", "only_ssh"]
 
 ANSWER_S = 3.0
-"""A host that has not answered in that time does not answer."""
+"""A host that has not answered in this time counts as silent."""
 LOOK_S = 0.5
 
 
 def only_local(lab: Lab, hosts: tuple[str, ...]) -> str | None:
-    """Why not: for what can be done to processes of this machine only."""
+    """Why a mechanism for processes of this machine does not fit these hosts; None if it does."""
     away = [name for name in hosts if lab.hosts[name].connection != "local"]
     return f"{', '.join(away)}: not of this machine" if away else None
 
 
 def only_ssh(lab: Lab, hosts: tuple[str, ...]) -> str | None:
-    """Why not: for what needs a machine of its own."""
+    """Why a mechanism for separate machines does not fit these hosts; None if it does."""
     here = [name for name in hosts if lab.hosts[name].connection == "local"]
     return f"{', '.join(here)}: part of this machine" if here else None
 
 
 class WholeHostFault(ProcessFault):
-    """A fault of the hosts `on`. `strike_host` does it to one host, `mend_host` undoes it."""
+    """A fault of the hosts `on`. `strike_host` applies it to one host, `mend_host` undoes it."""
 
     def strike_host(self, name: str) -> None:
         raise NotImplementedError
@@ -44,11 +44,11 @@ class WholeHostFault(ProcessFault):
         raise AssertionError("hosts are repaired as a whole")
 
     def undo(self, node: Node) -> NodeCommand | None:
-        """The end of a host undoes this already."""
+        """None: hosts need no undo of their own."""
         return None
 
     def arm(self) -> None:
-        """The undo is none of the host's own."""
+        """Does nothing, because hosts need no undo of their own."""
 
     def apply(self) -> None:
         self.note_others()
@@ -62,14 +62,14 @@ class WholeHostFault(ProcessFault):
             self.mend_host(name)
 
     def processes(self, host: str) -> list[Node]:
-        """Everything that runs on a host, in the order in which to start it."""
+        """All processes of a host, in the order in which to start them."""
         found = [node for node in self.scene.deployment.processes if node.host == host]
         return sorted(found, key=lambda node: PROCESS_ROLES.index(node.role))
 
 
 class LocalHostFault(WholeHostFault):
-    """A host that is processes of this machine: all of them are ended, and held down. They end with
-    this program: nothing else is to be undone."""
+    """A fault of a host that consists of processes of this machine. All of them are ended and held
+    down. They end with this program, so nothing else must be undone."""
 
     said: str
 
@@ -86,10 +86,10 @@ class LocalHostFault(WholeHostFault):
 
 
 class SshHostFault(WholeHostFault):
-    """A machine of its own: systemd starts its processes when it starts."""
+    """A fault of a separate machine. At boot systemd starts its processes."""
 
     def boot_id(self, name: str) -> str | None:
-        """None if it does not answer."""
+        """The host's boot id; None if it does not answer."""
         try:
             host = self.scene.host(name)
             return host.run(["cat", "/proc/sys/kernel/random/boot_id"], timeout_s=ANSWER_S).stdout
@@ -97,7 +97,8 @@ class SshHostFault(WholeHostFault):
             return None
 
     def wait_back(self, name: str, within_s: float) -> None:
-        """Until it answers, and what should run there runs. Raises LabFault."""
+        """Waits until the host answers, and starts its processes that do not run. Raises
+        LabFault."""
         left_s = within_s
         while self.boot_id(name) is None:
             left_s -= LOOK_S

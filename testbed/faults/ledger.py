@@ -1,14 +1,14 @@
-"""The ledger at rest: a replica is stopped, its file is damaged, and it is started again.
+"""Faults of the ledger at rest: a replica is stopped, its file is damaged, and it is started again.
 
 `ledger.bit-flip`, `ledger.truncate`, `ledger.rollback`, `ledger.wipe`, `ledger.rehash`; and
-`disk.torn`. The program on the host is `on_host/edit_ledger.py`. What is damaged and how is
-drawn from the event's random stream.
+`disk.torn`. The program on the host is `on_host/edit_ledger.py`. The event's random stream decides
+what is damaged and how.
 
-What is expected: the replica finds it when it starts, moves the file aside, fetches the chain from
-the others and sends no votes until it is past all that it may have voted on (`nodes.replica`). A
-ledger that was made again as a whole passes that check, because nobody else signed it: the replica
-finds at the next checkpoint that a quorum has another chain, and halts. So nothing of it reaches
-others.
+At its start the replica must find the damage, move the file aside, fetch the chain from the others
+and send no votes until it has passed every block on which it may have voted (`nodes.replica`). A
+ledger that was rewritten as a whole passes this check at start, because it is consistent. At the
+next checkpoint the replica finds that a quorum has another chain, and halts. So nothing of that
+ledger reaches others.
 """
 
 from __future__ import annotations
@@ -39,60 +39,61 @@ __all__ = ["LedgerFault"]
 
 EDIT_S_MAX = 120.0
 FOUND_S_MAX = 20.0
-"""So long a replica is waited for, also beyond `for`."""
+"""How long to wait until a replica finds the damage, even longer than `for`."""
 SNAPSHOT = "fault-snapshot.sqlite"
 
 
 class Damage(Params):
-    """Stops replicas, damages their ledgers and starts them again. `for` is the time that they are
-    given to find it. A replica that lost its ledger sends no votes for some checkpoints after that:
-    keep other faults away from the others meanwhile, or raise `f`."""
+    """Stops replicas, damages their ledgers and starts them again. They have the time `for` to find
+    it. A replica that lost its ledger sends no votes for some checkpoints after that: let no other
+    replica be faulty meanwhile, or raise `f`."""
 
     on: SelectorField
     for_: SpanField = Field(alias="for")
 
 
 class BitFlip(Damage):
-    """Flips one bit of one block of a replica's ledger, which stands still meanwhile. The row's
-    checksum finds it when the replica starts."""
+    """Flips one bit of one block of a stopped replica's ledger. The row's checksum shows it when
+    the replica starts."""
 
 
 class Truncate(Damage):
-    """Cuts the ledger file of a replica off at some place while it stands still."""
+    """Cuts off the ledger file of a stopped replica at some place."""
 
 
 class Torn(Damage):
-    """Kills a replica and leaves the last page of its write-ahead log half written, as a disk does
-    that loses power in the middle of a write that it had reported as done."""
+    """Kills a replica and leaves the last page of its write-ahead log half written. A disk does
+    this if it loses power during a write that it has already reported as done."""
 
 
 class Wipe(Damage):
-    """Removes the ledger of a replica with all that belongs to it. Beside its key stands that it
-    has voted in this network, so it knows that something is missing."""
+    """Removes the ledger of a replica with all that belongs to it. A note beside its key says that
+    it has voted in this network, so it knows that something is missing."""
 
 
 class WipeReplica(Wipe):
     """Restarts replicas with empty disks, as after a card was replaced: the key is kept, so each
-    knows that it has voted, fetches the chain from the others and sends no votes for a while."""
+    knows that it has voted. It fetches the chain from the others and sends no votes for a while."""
 
 
 class Rehash(Damage):
     """Rewrites one block of a replica's ledger, then makes and signs all blocks above again with
-    the replica's own key: the file is valid in itself. The replica learns from the next checkpoint
+    the replica's own key, so the file is consistent. The replica learns from the next checkpoint
     that a quorum has another chain, and halts. Healing wipes its ledger, as an operator would."""
 
 
 class Rollback(Damage):
     """Puts an older copy of a replica's ledger in place, as from a backup. The number of the last
-    commit, beside the file, tells that it is older. With `mark: true` that is put back too: then
-    the replica cannot know, and may vote again on what it has forgotten."""
+    commit, which is stored beside the file, shows that it is older. With `mark: true` that number
+    is put back too: then the replica cannot know, and may vote again on blocks that it has
+    forgotten."""
 
     mark: bool = False
 
 
 @dataclass(frozen=True)
 class _Edit:
-    """`found`: the event by which the replica tells that it found it."""
+    """`found`: the event that the replica logs when it finds the damage."""
 
     name: str
     params: type[Params]
@@ -125,7 +126,7 @@ class LedgerFault(EndedFault):
         deployment = self.scene.deployment
         self._found_before[node.name] = self._findings(node)
         if self._edit.verb == "tear":
-            with suppress(HostFault):  # it is dead at the moment
+            with suppress(HostFault):  # it has no process at the moment
                 self.host(node).signal(node.unit, Signals.SIGKILL)  # or it would fold its log
         deployment.hold_down(node)
         more = []
@@ -148,7 +149,8 @@ class LedgerFault(EndedFault):
         return json.loads(self.host(node).run(argv, timeout_s=EDIT_S_MAX).stdout)
 
     def _findings(self, node: Node) -> int:
-        """How often it has logged damage. One that cannot know has only begun lower."""
+        """How often it has logged damage. If it cannot know of the damage, its starts are
+        counted."""
         event = "started" if self._unnoticed else self._edit.found
         return self.scene.watch.nodes[node.name].counts[event]
 
@@ -156,7 +158,7 @@ class LedgerFault(EndedFault):
         def found() -> bool:
             return all(self._findings(node) > self._found_before[node.name] for node in self.hit)
 
-        # A replica executes all its blocks before it says anything.
+        # A replica executes all its blocks before it logs anything.
         left_s = self._struck_s + FOUND_S_MAX - time.monotonic()
         if not self.scene.watch.wait_for(found, max(within_s, left_s)):
             return None

@@ -1,8 +1,8 @@
 """Faults of links: `net.*`, between replicas and between devices, gateways and the broker.
 
-How links are shaped is in `testbed.links`, which ways a partition cuts in `partitions`. Each kind
-takes the first way that the lab has: nft and tc on hosts, the emulated lab's switch, or the wire
-inside our processes.
+`testbed.links` shapes links; `partitions` finds the ways that a partition cuts. Each kind takes the
+first backend that the lab has: nft and tc on hosts, the emulated lab's switch, or the wire inside
+our processes.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ __all__ = ["Flap", "LinkFault"]
 LOOK_S: Final = 0.2
 SEVERE_SHARE: Final = 0.5
 SEVERE_KBIT: Final = 64
-"""A link that loses so much, or is so slow, counts as cut."""
+"""A slower link counts as cut."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Raw = Mapping[str, JsonValue]
 
 
 class OnLinks(Params):
-    """From each `from` to each `to`; with `both` also back. A link that is as bad as a cut one
-    makes replicas faulty: half the view timeout late, half of it lost, below 64 kbit/s."""
+    """From each `from` to each `to`; with `both` also back. A link counts as cut, and makes
+    replicas faulty, if it delays by half the view timeout, loses half of its messages or has less
+    than 64 kbit/s."""
 
     from_: SelectorField = Field(alias="from")
     to: SelectorField
@@ -94,13 +95,13 @@ class Corrupt(OnLinks):
 
 
 class Rate(OnLinks):
-    """So many kilobits pass in a second."""
+    """The link carries `kbit` kilobits a second."""
 
     kbit: float = Field(gt=0, le=1e9)
 
 
 class SlowLink(Params):
-    """All links of a replica are slow, to it and from it: replicas' and gateways'."""
+    """All links of a replica to and from other replicas and gateways are slow."""
 
     on: SelectorField = Selector.parse("primary")
     by: DurationField
@@ -108,10 +109,10 @@ class SlowLink(Params):
 
 
 class Partition(Params):
-    """`one-way` and `two-way` cut `from` off from `to`. `split` cuts `from` off from all other
-    replicas and the gateways (a minority or a majority). `bridge` leaves two halves that meet only
-    in `from`. In a `ring` each replica hears its two neighbours only. The side without a quorum
-    counts as faulty."""
+    """`one-way` and `two-way` cut `from` off from `to`. `split` cuts `from` (a minority or a
+    majority) off from all other replicas and the gateways. `bridge` leaves two halves that are
+    connected only through `from`. In a `ring` each replica hears only its two neighbours. The side
+    without a quorum counts as faulty."""
 
     shape: PartitionShape
     from_: SelectorField | None = Field(default=None, alias="from")
@@ -172,7 +173,7 @@ def _is_severe(shape: Shape, view_timeout_ms: float) -> bool:
 
 
 def _ways(name: str, replicas: tuple[str, ...], targets: Targets, params: Raw) -> Any:
-    """The ways that an event concerns, by the names of its targets."""
+    """The ways that an event affects, from the names of its targets."""
     from_, to = targets.get("from", ()), targets.get("to", ())
     if name == "net.partition":
         shape: Any = params["shape"]
@@ -198,10 +199,11 @@ def _impaired(lab: Lab, targets: Targets, params: Raw, *, name: str) -> tuple[st
 
 
 class LinkFault(Injection):
-    """Shape, read back, observe, clear, see that nothing stands and everyone has caught up.
+    """Sets the rules, reads them back, observes, clears them, and checks that none is left and
+    everyone has caught up.
 
-    Seen when the rules are read back as they were given, and have met messages; and when what is
-    cut off is heard no more.
+    Seen when the rules are read back as they were given and have met messages, and when nobody
+    hears a source that is cut off.
     """
 
     def __init__(self, scene: Scene, make: Callable[[Scene], Links]) -> None:
@@ -240,7 +242,7 @@ class LinkFault(Injection):
         self._links.clear(self._owner)
 
     def verify(self, within_s: float) -> bool:
-        """Nothing stands, and every replica is as high as the highest was when it was healed."""
+        """Whether no rule is left, and every replica is as high as the highest was at healing."""
         watch, until_s = self.scene.watch, time.monotonic() + within_s
         if not watch.wait_for(lambda: all(r.height >= self._tip for r in watch.replicas), within_s):
             return False
@@ -261,7 +263,7 @@ class LinkFault(Injection):
         return [(deployment.node(a), deployment.node(b)) for a, b in ways]
 
     def _candidates(self) -> list[Node]:
-        """All whose links may be concerned."""
+        """All processes with links that may be affected."""
         found = [node for key in self.scene.event.targets for node in self.scene.candidates(key)]
         if self.scene.event.kind in ("net.partition", "net.slow-link"):
             for role in ("replica", "gateway"):
@@ -270,7 +272,7 @@ class LinkFault(Injection):
 
 
 class FlapFault(LinkFault):
-    """Its own thread cuts and repairs. Seen when the rules met messages in two cuts."""
+    """A thread of its own cuts and repairs. Seen when the rules met messages in two cuts."""
 
     def __init__(self, scene: Scene, make: Callable[[Scene], Links]) -> None:
         super().__init__(scene, make)
@@ -312,7 +314,7 @@ class FlapFault(LinkFault):
 
 
 def _alike(read: Shape, given: Shape) -> bool:
-    """Kernels round."""
+    """Whether the shapes are equal up to the rounding of kernels."""
     fields = Shape.__struct_fields__
     return all(
         abs(getattr(read, f) - getattr(given, f)) <= 0.01 * getattr(given, f) for f in fields
@@ -334,7 +336,7 @@ _shared: WeakKeyDictionary[Deployment, dict[type[Links], Links]] = WeakKeyDictio
 def _of_deployment(
     scene: Scene, backend: Callable[[Deployment], Links], kind: type[Links]
 ) -> Links:
-    """Events that overlap share hosts, and so their rules."""
+    """One object per deployment, because events that overlap share hosts and thus their rules."""
     return _shared.setdefault(scene.deployment, {}).setdefault(kind, backend(scene.deployment))
 
 
@@ -366,7 +368,7 @@ class _Row:
 _CUT_SEEN = "the rules are read back, have met messages, and replicas hear the others no more"
 _ROWS: Iterable[_Row] = (
     _Row("net.delay", Delay, "messages arrive late"),
-    _Row("net.jitter", Jitter, "messages arrive late, each differently"),
+    _Row("net.jitter", Jitter, "messages arrive late, each by another time"),
     _Row("net.loss", Loss, "a share of messages is lost", "nft"),
     _Row("net.reorder", Reorder, "a share of messages overtakes the rest"),
     _Row("net.duplicate", Duplicate, "a share of messages arrives twice"),

@@ -1,4 +1,5 @@
-"""`gateway.no-limits`: a run without the limits of gateway and broker, to see what they are worth.
+"""`gateway.no-limits`: a run without the limits of gateway and broker, to see what the limits
+achieve.
 
 Only a campaign can do this: it changes the configs of that run's processes before they start.
 """
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NoLimits"]
 
-MANY = 1_000_000  # per second, at once, or waiting: more than anybody sends
+MANY = 1_000_000  # per second, at once, or waiting: nobody sends so many
 _LIMITS: dict[str, dict[str, int]] = {
     "gateway": dict.fromkeys(
         (
@@ -47,7 +48,7 @@ class NoLimits(Params):
 
 
 class NoLimitsAction(Injection):
-    """All is done by `equip`; here it is only read back."""
+    """`equip` does everything; here it is only read back."""
 
     def apply(self) -> None:
         pass
@@ -83,7 +84,7 @@ register(
         NoLimits,
         category="action",
         layer="gateway",
-        summary="gateway and broker run without limits, to see what the limits are worth",
+        summary="gateway and broker run without limits, to see what the limits achieve",
         mechanisms=(Mechanism("config", NoLimitsAction, equip=equip),),
         seen="the configs are read back",
     )

@@ -1,4 +1,4 @@
-"""Which ways a partition cuts, and which replicas count as faulty then: pure.
+"""Which ways a partition cuts, and which replicas then count as faulty. Pure.
 
 Names are those of replicas, or `primary` and `backup(K)` before a run.
 """
@@ -23,7 +23,7 @@ def cut_ways(
     """The ways that are cut, each as (source, target).
 
     `one-way`, `two-way`: between `from_` and `to`. `split`: `from_` against all others. `bridge`:
-    halves that meet only in `from_`. `ring`: each hears its two neighbours only.
+    two halves that are connected only through `from_`. `ring`: each hears its two neighbours only.
     """
     match shape:
         case "one-way":
@@ -51,8 +51,8 @@ def cut_ways(
 def cut_off(ways: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     """The replicas that count as faulty: without them, all others hear each other.
 
-    A few as possible, found greedily: who has the most cut links goes first. So of a split it is
-    the smaller side, and without a majority it is more than f.
+    Found greedily, to name few: the replica with the most cut links comes first. So for a split it
+    is the smaller side; without a majority it is more than f.
     """
     links = {frozenset(way) for way in ways if way[0] != way[1]}
     found: list[str] = []
@@ -65,8 +65,8 @@ def cut_off(ways: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def apart(shape: PartitionShape, given: Collection[str]) -> None:
-    """Raises ConfigurationError if a selector that the shape needs is missing, or one is given that
-    it does not use."""
+    """Raises ConfigurationError if a selector that the shape needs is missing, or if one is given
+    that the shape does not use."""
     wanted = {
         "one-way": {"from", "to"},
         "two-way": {"from", "to"},

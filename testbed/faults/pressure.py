@@ -1,7 +1,7 @@
 """Too little of what a process needs: `process.cpu`, `process.memory` and `process.io`.
 
-A helper on the process's host does it: a unit whose name begins with `fault-`, so that
-`testbed restore` finds it. It needs no root. What shows the fault is the kernel's word.
+A helper on the process's host does it: a unit whose name begins with `fault-`, so that `testbed
+restore` finds it. It needs no root. The kernel's figures show the fault.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from testbed.provision.layout import Node
 
 __all__ = ["CpuFault", "IoFault", "MemoryFault"]
 
-STOPPED_SHARE_MIN = 0.5  # of what it is meant to be
+STOPPED_SHARE_MIN = 0.5  # of the intended share
 WRITTEN_BYTES_MIN = 4 * 1024 * 1024
 
 
@@ -57,7 +57,7 @@ class Io(Params):
 
 
 class PressureFault(ProcessFault):
-    """`what` is the helper's name."""
+    """A fault by a helper on the host. `what` is the helper's name."""
 
     what: str
 
@@ -110,7 +110,7 @@ class CpuFault(PressureFault):
 
     def repair(self, node: Node) -> None:
         super().repair(node)
-        with suppress(HostFault):  # the helper was killed, perhaps while the process was stopped
+        with suppress(HostFault):  # perhaps the helper was killed while the process was stopped
             self.host(node).signal(node.unit, Signals.SIGCONT)
 
     def observe(self, within_s: float) -> Seen | None:

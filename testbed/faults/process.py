@@ -24,7 +24,7 @@ STORM_LIVES_MIN = 2  # that were ended, besides the first
 
 class Crash(Params):
     """Kills processes with SIGKILL and keeps them down until `for` has passed. Then they are
-    started again: what is on their disks is all that they keep."""
+    started again. They keep only what is on their disks."""
 
     on: SelectorField
     for_: SpanField = Field(alias="for")
@@ -40,7 +40,7 @@ class Stop(Params):
 
 class Storm(Params):
     """Kills processes with SIGKILL again and again until `for` has passed, on average every
-    `pause`. Their supervisor starts them again; one that it gave up is started by the fault."""
+    `pause`. Their supervisor starts them again; if it gives one up, the fault starts that one."""
 
     on: SelectorField
     for_: SpanField = Field(alias="for")
@@ -50,7 +50,7 @@ class Storm(Params):
 class CrashFault(EndedFault):
     def strike(self, node: Node) -> None:
         self.host(node).signal(node.unit, Signals.SIGKILL)
-        self.scene.deployment.hold_down(node)  # or its supervisor would bring it back
+        self.scene.deployment.hold_down(node)  # so that its supervisor does not start it again
 
     def observe(self, within_s: float) -> Seen | None:
         others = self.others_go_on(within_s) if self.all_down() else None
@@ -67,7 +67,7 @@ class StopFault(ProcessFault):
         self.host(node).signal(node.unit, Signals.SIGSTOP)
 
     def repair(self, node: Node) -> None:
-        with suppress(HostFault):  # it was killed meanwhile: its next life is not stopped
+        with suppress(HostFault):  # it was killed meanwhile, and the new process is not stopped
             self.host(node).signal(node.unit, Signals.SIGCONT)
 
     def observe(self, within_s: float) -> Seen | None:
@@ -86,7 +86,7 @@ class StopFault(ProcessFault):
 
 
 class StormFault(EndedFault):
-    """The kills come from a thread of their own, drawn from the event's random stream."""
+    """A thread of its own kills. The event's random stream draws the times."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -102,7 +102,7 @@ class StormFault(EndedFault):
 
     def strike(self, node: Node) -> None:
         self._lives[node.name] = set()
-        with suppress(HostFault):  # it is dead at the moment
+        with suppress(HostFault):  # it has no process at the moment
             self.host(node).signal(node.unit, Signals.SIGKILL)
 
     def _rage(self) -> None:

@@ -1,7 +1,8 @@
-"""What all faults of processes share: their undo, the others that go on, and being whole again.
+"""What all faults of processes share: their undo, the proof that the others go on, and the check
+that all is well again.
 
-A fault says what it does to one process (`strike`), what takes it back (`repair`), and what takes
-it back on a host when the orchestrator is gone (`undo`).
+A fault says what it does to one process (`strike`), how that is undone (`repair`), and how a host
+undoes it when the orchestrator is gone (`undo`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["EndedFault", "ProcessFault"]
 
 
 class ProcessFault(Injection):
-    """A fault of the processes `on`. `undo_name` leads the names of its undos."""
+    """A fault of the processes `on`. The names of its undos begin with `undo_name`."""
 
     undo_name: str
 
@@ -32,16 +33,16 @@ class ProcessFault(Injection):
 
     @abstractmethod
     def strike(self, node: Node) -> None:
-        """Do it to one process."""
+        """Apply the fault to one process."""
 
     @abstractmethod
     def repair(self, node: Node) -> None:
-        """Undo it. Repeatable; the process may have come to any state meanwhile."""
+        """Undo it. Repeatable. The process may be in any state."""
 
     @abstractmethod
     def undo(self, node: Node) -> NodeCommand | None:
-        """What undoes it on the host, with nobody connected; None where all processes end with
-        this program."""
+        """The command that undoes it on the host while nobody is connected; None if all processes
+        end with this program."""
 
     def host(self, node: Node) -> Host:
         return self.scene.deployment.host(node)
@@ -58,14 +59,14 @@ class ProcessFault(Injection):
             self.strike(node)
 
     def note_others(self) -> None:
-        """From here on the others must go on (`others_go_on`)."""
+        """Note the state of the network: from now on the others must go on (`others_go_on`)."""
         watch = self.scene.watch
         self.view, self._tip = watch.current_view(), watch.tip()
         self.primary = watch.primary().name
         self._lost = self._lost_links()
 
     def note_tip(self) -> None:
-        """So high those that were hit must come (`verify`)."""
+        """Note the height that the hit processes must reach (`verify`)."""
         self._tip = self.scene.watch.tip(self.names)
 
     def heal(self) -> None:
@@ -77,7 +78,8 @@ class ProcessFault(Injection):
                 disarm(self.host(node), self._undo_name(node))
 
     def verify(self, within_s: float) -> bool:
-        """Running, ready, and at least as high as the others were when it was healed."""
+        """Whether all hit processes run, are ready, and are at least as high as the others were at
+        healing."""
         for node in self.hit:
             self.scene.deployment.wait_ready(node)
         watch = self.scene.watch
@@ -85,23 +87,24 @@ class ProcessFault(Injection):
         return watch.wait_for(lambda: all(view.height >= self._tip for view in views), within_s)
 
     def start_if_down(self, node: Node) -> None:
-        """One that runs is left alone: its ready file counts."""
+        """Start the process. If it runs, it is left alone, because its ready file is valid."""
         if self.host(node).status(node.unit).state is not UnitState.ACTIVE:
             self.scene.deployment.start_node(node)
 
     def all_down(self) -> bool:
-        """Whether nothing is left of the processes that were hit."""
+        """Whether all hit processes are gone."""
         states = [self.host(node).status(node.unit) for node in self.hit]
         return all(each.state is not UnitState.ACTIVE and each.pid is None for each in states)
 
     @property
     def names(self) -> set[str]:
-        """Of the processes that were hit."""
+        """The names of the hit processes."""
         return {node.name for node in self.hit}
 
     def others_go_on(self, within_s: float) -> dict[str, object] | None:
-        """Where the other replicas are: in a later view if their primary was hit, else with new
-        blocks. None if they are not. Where every replica was hit, there is nobody to ask."""
+        """View and height of the other replicas when they go on: in a later view if their primary
+        was hit, otherwise with new blocks. None if they do not. If every replica was hit, there are
+        no others."""
         watch = self.scene.watch
         if all(view.name in self.names for view in watch.replicas):
             return {"others": 0}
@@ -117,12 +120,12 @@ class ProcessFault(Injection):
 
     @property
     def replaced(self) -> bool:
-        """The primary was hit, and the others have entered a later view."""
+        """Whether the primary was hit and the others have entered a later view."""
         watch = self.scene.watch
         return self.primary in self.names and watch.current_view(self.names) > self.view
 
     def lost_by_others(self, node: Node) -> bool:
-        """Whether another replica has lost its link to this one, or several have."""
+        """Whether at least one other replica has lost its link to this one."""
         return any(
             count > self._lost[other, party]
             for (other, party), count in self._lost_links().items()
@@ -143,7 +146,7 @@ class ProcessFault(Injection):
 
 
 class EndedFault(ProcessFault):
-    """A fault that ends processes: they are started again."""
+    """A fault that ends processes. They are started again."""
 
     undo_name = "start"
 

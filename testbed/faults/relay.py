@@ -1,7 +1,7 @@
 """Faults of relays: `relay.drop`, `relay.alter` and `relay.delay`.
 
 A relay is an environmental device. The seam `relay` of its switch (`nodes.switch.relay`) makes the
-fault, for messages of other devices; its own messages pass.
+fault, but only for messages of other devices.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Drop(Params):
-    """A relay carries a share of the messages that it should carry nowhere. Devices that get no
-    answer ask again, by another relay."""
+    """A relay drops a share of the messages that it should carry. Devices that get no answer ask
+    again through another relay."""
 
     on: SelectorField = Selector.parse("environment(0)")
     share: Share = 1.0
@@ -33,8 +33,8 @@ class Drop(Params):
 
 
 class Alter(Drop):
-    """A relay flips a bit in a share of the messages that it carries. The gateway refuses them: the
-    device has signed them."""
+    """A relay flips a bit in a share of the messages that it carries. The gateway refuses them,
+    because the device's signature does not fit."""
 
 
 class Delay(Drop):
@@ -44,7 +44,8 @@ class Delay(Drop):
 
 
 class RelayFault(Injection):
-    """Seen when relays log that they did it; altered messages, when the gateway refuses some."""
+    """Seen when relays log that they did it; for altered messages, when the gateway also refuses
+    some."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)

@@ -1,7 +1,7 @@
 """`replica.replace`: a replica is lost for good, and the operator replaces it by a spare.
 
-The chain decides both changes: the spare is added, and from the epoch after that the lost replica
-is removed. The order matters, because the chain refuses to become smaller than four. Each takes
+The chain decides two changes: first the spare is added, and in the next epoch the lost replica is
+removed. The order matters, because the chain refuses to have fewer than four replicas. Each takes
 effect after the next checkpoint (`chain.pbft.membership`).
 """
 
@@ -21,7 +21,7 @@ from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SelectorField
 from testbed.errors import LabFault
-from testbed.faults.device import desk_of
+from testbed.faults.device import operator_of
 from testbed.provision.layout import Node
 
 if TYPE_CHECKING:
@@ -32,21 +32,21 @@ __all__ = ["ReplaceAction"]
 
 
 class Replace(Params):
-    """One replica is killed and stays down. The operator has the chain add a spare (a host with
-    the role `spare`), and in the epoch that follows remove the lost one. `for`: how long all this
-    may take. What was seen says how long after the order the first block of each epoch came."""
+    """One replica is killed and stays down. The operator makes the chain add a spare (a host with
+    the role `spare`), and in the next epoch remove the lost replica. `for`: how long all this may
+    take. The report says how long after the order the first block of each epoch came."""
 
     on: SelectorField
     for_: SpanField = Field(alias="for")
 
 
 class ReplaceAction(Injection):
-    """The spare runs from `arm` on, and is not listened to until it is a member."""
+    """The spare runs from `arm` on. The others ignore it until it is a member."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         self._spare: Node | None = None
-        self._boundary = 0  # of the newest change; 0: none is decided
+        self._boundary = 0  # of the newest change; 0: none is decided yet
         self._epoch = 0
         self._until_s = 0.0
         self._ordered_ns = 0
@@ -67,9 +67,9 @@ class ReplaceAction(Injection):
         self.scene.deployment.hold_down(self._lost)
 
     def observe(self, within_s: float) -> Seen | None:
-        """The first block of the epoch with both, and then of the one without the lost replica. The
-        second change is ordered when the first has come about. If the chain decides nothing until
-        `for` has passed, nothing is seen."""
+        """Seen when the first block of the epoch with both comes, and then the first of the epoch
+        without the lost replica. The second change is ordered when the first has taken effect. If
+        the chain decides nothing until `for` has passed, nothing is seen."""
         if not self._ordered_ns:
             self._ordered_ns = time.time_ns()
             self._order(self._add)
@@ -93,12 +93,12 @@ class ReplaceAction(Injection):
         )
 
     def heal(self) -> None:
-        """If it was not replaced, the old one comes back."""
+        """If it was not replaced, the old replica is started again."""
         if len(self._took_s) < 2:
             self.scene.deployment.start_node(self._lost)
 
     def verify(self, within_s: float) -> bool:
-        """The spare has all that the others have."""
+        """Whether the spare has caught up with the others."""
         watch = self.scene.watch
         tip, view = watch.tip(), watch.nodes[self._new.name]
         return len(self._took_s) == 2 and watch.wait_for(lambda: view.height >= tip, within_s)
@@ -129,10 +129,11 @@ class ReplaceAction(Injection):
 
         self._boundary = 0
         with suppress(LabFault):
-            desk_of(self.scene.deployment).operate(act, self._until_s - time.monotonic())
+            operator_of(self.scene.deployment).operate(act, self._until_s - time.monotonic())
 
     def _first_block_ns(self) -> int:
-        """Wall time at which a member executed the first block of the newest epoch; 0 if none."""
+        """Wall time at which a member executed the first block of the newest epoch; 0 if none
+        has."""
         times = [
             int(event["t"])
             for view in self.scene.watch.replicas

@@ -1,4 +1,4 @@
-"""`byzantine.false-seal`: a replica that lies to gateways and to nobody else."""
+"""`byzantine.false-seal`: a replica that lies only to gateways."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["FalseSealFault"]
 
 
 class FalseSeal(Lie):
-    """Sends gateways well-signed seals of blocks that do not exist. A gateway believes f+1 replicas
-    that say the same, so f liars deceive nobody."""
+    """Sends gateways well-signed seals of blocks that do not exist. A gateway believes only what
+    f+1 replicas say, so f liars deceive no gateway."""
 
 
 class FalseSealFault(Injection):
-    """Seen when a gateway holds two heads of one height by the liar, or one against a final block.
-    Whole when the liar has no order and is as high as the others were."""
+    """Seen when a gateway has two heads of one height from the liar, or one that contradicts a
+    final block. Healed when the liar has no order and is as high as the others were."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -55,7 +55,7 @@ class FalseSealFault(Injection):
         return gone and watch.wait_for(lambda: all(v.height >= self._tip for v in views), within_s)
 
     def _caught(self) -> dict[str, int]:
-        """Contradictions that gateways logged, by liar."""
+        """How many contradictions gateways logged, by liar."""
         found = {node.index: 0 for node in self.scene.nodes("on")}
         for name, mark in self._marks.items():
             view = self.scene.watch.nodes[name]

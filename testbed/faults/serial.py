@@ -2,7 +2,7 @@
 `board.boot-loop`.
 
 A board that is a process, or one of the emulated lab, gets its faults from its cable
-(`testbed.boards.cable`). They are given for a time: the cable undoes them if nobody else does. A
+(`testbed.boards.cable`). Each order has a time limit, after which the cable undoes it by itself. A
 real board is cut off from USB on its host, and its port's settings and lines are changed there.
 """
 
@@ -33,7 +33,8 @@ __all__ = ["BoardFault"]
 
 WRONG_BAUD: Final = 1200
 AGAIN_S: Final = 0.5
-"""The device opens its port again, and sets the rate right: so it is set wrong so often."""
+"""How often the wrong rate is set, because the device opens its port again and corrects the
+rate."""
 _READY: Final = ("connected", "sponsored")
 
 
@@ -51,12 +52,12 @@ class Noise(OnBoard):
 
 
 class Unplug(OnBoard):
-    """The cable is pulled, and plugged in again when `for` has passed. The board loses its power;
-    by the mechanism `usb` it keeps it."""
+    """The cable is pulled, and plugged in again when `for` has passed. The board loses its power,
+    except with the mechanism `usb`."""
 
 
 class WrongBaud(OnBoard):
-    """Both ends talk at different rates: nothing that arrives makes sense."""
+    """The two ends use different rates, so nothing that arrives makes sense."""
 
 
 class BootLoop(OnBoard):
@@ -66,8 +67,8 @@ class BootLoop(OnBoard):
 
 
 class BoardFault(Injection):
-    """`strike` and `repair` act on one board. Seen by the device at the other end of the line: it
-    loses the board, or counts noise. Whole when it has the board again."""
+    """`strike` and `repair` act on one board. Seen when the device at the other end of the line
+    loses the board, or counts noise. Healed when it has the board again."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -85,10 +86,10 @@ class BoardFault(Injection):
                 raise LabFault(f"{node.name} is no board; use on: board or board(NAME)")
 
     def repair(self, board: Node) -> None:
-        """Repeatable."""
+        """Undo it. Repeatable."""
 
     def read_back(self, board: Node) -> object:
-        """What who does it says of it; false if it is not done."""
+        """What the mechanism itself reports of the effect; false if there is none."""
         return True
 
     def apply(self) -> None:
@@ -129,7 +130,7 @@ class BoardFault(Injection):
                 self.repair(board)
 
     def verify(self, within_s: float) -> bool:
-        """The device has every board that was hit again."""
+        """Whether the devices have every hit board again."""
         hit = [board for board in self.scene.nodes("on") if board.name in self._marks]
         return self.scene.watch.wait_for(
             lambda: all(self._state(board) in _READY for board in hit), within_s
@@ -142,13 +143,14 @@ class BoardFault(Injection):
         return any(state.startswith("lost") for state in states) or states.count("connected") > 1
 
     def _noise_of(self, board: Node) -> int:
-        """What the device has counted since its start, in its log since the mark."""
+        """How much noise the device has counted since its start, by its newest count since the
+        mark."""
         counts = [event["counts"] for event in self._board_events(board, "serial-counts")]
         found = counts[-1].items() if counts else ()
         return sum(number for what, number in found if what.startswith("noise"))
 
     def _state(self, board: Node) -> str:
-        """What the device last said of the board."""
+        """The state of the board that the device logged last."""
         for event in reversed(list(self._device(board).events)):
             if event["event"] == "board" and event["board"] == board.name:
                 return str(event["state"])
@@ -171,7 +173,7 @@ class BoardFault(Injection):
 
 
 class CableFault(BoardFault):
-    """Orders to the process that stands where the cable is."""
+    """A fault by orders to the process that simulates the cable."""
 
     def order(self, board: Node, *orders: str) -> dict[str, Any]:
         deployment = self.scene.deployment
@@ -180,12 +182,12 @@ class CableFault(BoardFault):
 
     @property
     def spell_ms(self) -> int:
-        """The cable undoes it then, if nobody did."""
+        """After this time the cable undoes it by itself."""
         return round(self.scene.undo_after_s * 1000)
 
 
 class NoisyCable(CableFault):
-    """The wrong baud rate is noise in every byte."""
+    """Noise on the line. A wrong baud rate is noise in every byte."""
 
     def strike(self, board: Node) -> None:
         share = self.scene.event.params.get("share", 1.0)
@@ -219,7 +221,7 @@ class ResetByCable(CableFault):
         self._first.setdefault(board.name, starts)
 
     def read_back(self, board: Node) -> object:
-        """Its starts since the first reset; one is no loop."""
+        """Its starts since the first reset. A single one is no loop."""
         starts = self.order(board, "status")["starts"] - self._first[board.name]
         return starts if starts > 1 else 0
 
@@ -231,7 +233,7 @@ class ResetByCable(CableFault):
 
 
 class OnHostFault(BoardFault):
-    """On the board's host, at its port."""
+    """A fault on the board's host, at its port."""
 
     def host(self, board: Node) -> Host:
         return self.scene.deployment.host(board)
@@ -246,7 +248,7 @@ class OnHostFault(BoardFault):
 
 
 class Deauthorized(OnHostFault):
-    """The kernel lets go of the USB device. Where it is, is known before it is gone."""
+    """The kernel releases the USB device. `arm` finds its place, because later it is gone."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -312,7 +314,7 @@ def _unfit(
 
 
 def _has_cables(lab: Lab, hosts: tuple[str, ...]) -> str | None:
-    why = "nothing is in a real cable that could spoil it"
+    why = "nothing in a real cable could spoil it"
     return _unfit(lab, hosts, lambda name, _: not has_cable(lab, name), why)
 
 

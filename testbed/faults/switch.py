@@ -1,8 +1,8 @@
 """Orders to the switch of our own processes (`nodes.switch`): the same file in every stage.
 
-A mechanism that uses the switch names `equip` as its own: then the processes that have one run the
-switched program. An order is written to a process's directory and read back from its event log.
-Taking the file away undoes it; the host's dead man does that if nobody else does.
+A mechanism that uses the switch has this `equip`, so processes that can have a switch run the
+program with it. An order is written to a process's directory and read back from its event log.
+Removing the file undoes it. If the orchestrator is gone, the host's dead man does that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _PROGRAMS: dict[NodeRole, str] = {
 
 
 class Order:
-    """One order for one process: `seam` is where, `scene.event.id` keeps it apart from others."""
+    """One order for one process. `seam` is the place in the process; `scene.event.id` distinguishes
+    it from other orders."""
 
     def __init__(self, scene: Scene, node: Node, seam: str) -> None:
         self._scene = scene
@@ -52,16 +53,16 @@ class Order:
         return self._node.file(f"{SWITCH}/{self._name}")
 
     def arm(self) -> None:
-        """The host takes the order away by itself if nobody else does. Raises LabFault if such an
-        order stands there already."""
+        """Makes the host remove the order by itself if the orchestrator is gone. Raises LabFault if
+        the same order is there already."""
         if self._host.exists(self.path):
-            raise LabFault(f"{self._node.name}: {self._name} stands there already")
+            raise LabFault(f"{self._node.name}: {self._name} is there already")
         if self._outlives_us:
             undo = NodeCommand(("rm", "-f", self.path))
             arm(self._host, self._undo, self._scene.undo_after_s, undo)
 
     def give(self, order: Mapping[str, object]) -> None:
-        """Raises LabFault unless the process logs that it took it."""
+        """Writes the order. Raises LabFault unless the process logs that it took it."""
         view = self._scene.watch.nodes[self._node.name]
         before = view.counts["ordered"]
         data = json.dumps(order).encode()
@@ -81,13 +82,13 @@ class Order:
             disarm(self._host, self._undo)
 
     def gone(self, within_s: float) -> bool:
-        """Whether the process logs that nothing is ordered of it any more."""
+        """Whether the process logs that it has no order any more."""
         view = self._scene.watch.nodes[self._node.name]
         return self._scene.watch.wait_for(partial(_is_gone, view.events, self._name), within_s)
 
 
 def _is_gone(events: Collection[dict[str, Any]], name: str) -> bool:
-    """By the newest line about this order; a process that was restarted has none."""
+    """Decided by the newest line about this order. A restarted process has no such line."""
     for event in reversed(list(events)):
         if event["event"] == "started":
             return True

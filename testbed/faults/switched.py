@@ -1,4 +1,4 @@
-"""Faults by the switch of replicas' processes (`switch`), beside those that lie (`byzantine`)."""
+"""Faults by the switch of replicas' processes (`switch`), except lies (`byzantine`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["SwitchFault", "by_switch"]
 
 
 def _only_replicas(lab: Lab, hosts: tuple[str, ...]) -> str | None:
-    """Why not: for what only replicas have."""
+    """Why the fault does not fit these hosts: only replicas have it. None if it fits."""
     if any(name in lab.replicas() for name in hosts):
         return None
     return f"{', '.join(hosts)}: no replica"
@@ -30,7 +30,7 @@ def by_switch(fault: type[SwitchFault]) -> Mechanism:
 
 
 class SwitchFault(ProcessFault):
-    """One order at `seam` for each process that is hit."""
+    """A fault by one order at `seam` for each hit process."""
 
     seam: str
     undo_name = "order"
@@ -42,10 +42,10 @@ class SwitchFault(ProcessFault):
 
     @abstractmethod
     def order(self, node: Node) -> dict[str, object]:
-        """What is ordered of one process."""
+        """The order for one process."""
 
     def undo(self, node: Node) -> NodeCommand | None:
-        """None: each order arms its own."""
+        """None: each order arms its own undo."""
         return None
 
     def arm(self) -> None:
@@ -62,7 +62,7 @@ class SwitchFault(ProcessFault):
         Order(self.scene, node, self.seam).give(self.order(node))
 
     def repair(self, node: Node) -> None:
-        """See `heal`: orders of all that may have been hit are taken back."""
+        """Does nothing: `heal` takes back the orders of all that may have been hit."""
 
     def heal(self) -> None:
         super().heal()
@@ -75,7 +75,7 @@ class SwitchFault(ProcessFault):
 
     @property
     def since_s(self) -> float:
-        """Seconds since it was ordered."""
+        """Seconds since the order."""
         return time.monotonic() - self._since_s
 
     @property
@@ -85,11 +85,11 @@ class SwitchFault(ProcessFault):
         return [node for node in replicas if node not in self.hit]
 
     def events(self, node: Node, kind: str) -> list[dict[str, Any]]:
-        """What a process logged lately."""
+        """The newest events of a process."""
         return [each for each in list(self._view(node).events) if each["event"] == kind]
 
     def new_events(self, node: Node, kind: str) -> list[dict[str, Any]]:
-        """The same since it was ordered."""
+        """The same, but only since the order."""
         new = self._view(node).counts.total() - self._seen[node.name]
         lines = list(self._view(node).events)[-new:] if new else []
         return [each for each in lines if each["event"] == kind]

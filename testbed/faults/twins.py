@@ -1,10 +1,10 @@
 """`byzantine.twins`: a replica runs twice, as two processes with one key.
 
 The idea is that of S. Bano et al., "Twins: BFT Systems Made Robust" (OPODIS 2021); the simulator
-draws whole schedules of it (`testbed.simulate`). Here it is what happens if somebody starts a
-clone: the twin has an empty ledger of its own, fetches the chain and votes, knowing nothing of the
-votes of the other. A party has one link to each other party, and a newer one replaces it. So both
-twins dial, and the others hear them in turns.
+draws whole schedules of it (`testbed.simulate`). Here it shows what happens if somebody starts a
+clone. The twin has an empty ledger of its own, fetches the chain and votes without knowing the
+other's votes. A party has one link to each other party, and a newer link replaces it. So both twins
+dial, and the others hear them in turns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["TwinFault"]
 OF_THE_ORIGINAL = ("genesis", "key", "certificate")
 OF_THE_SWITCH = ("switch", "trace")
 LINKS_MIN = 5
-"""One that was only cut off for a moment comes back with one link to each other."""
+"""A replica that was only cut off for a moment makes just one new link to each other replica."""
 
 
 class Twins(Lie):
@@ -35,8 +35,8 @@ class Twins(Lie):
 
 
 class TwinFault(PressureFault):
-    """The twin is a helper on the host, in a directory of its own. Seen when others log link after
-    link to it: each twin takes them from the other."""
+    """The twin is a helper on the host, in a directory of its own. Seen when others log many new
+    links to it, because the twins take them from each other."""
 
     what = "twin"
     undo_name = "end-twin"

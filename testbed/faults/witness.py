@@ -1,8 +1,8 @@
-"""What honest replicas' logs say of liars: how an injected lie is seen to take effect.
+"""What honest replicas' logs say of liars. This shows that an injected lie takes effect.
 
-Of what liars log, only that they lie is believed. Everything counts from the moment when the
-witness was made. A replica logs once a second what it refused and how many frames came from whom
-(`counters`): two such lines are compared.
+Of the liars' own logs, only the lines that they lie are believed. Everything counts from the moment
+when the witness was made. A replica logs once a second what it refused and how many frames came
+from whom (`counters`): two such lines are compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LATE_SHARE = 0.5  # of the delay must be seen
 
 
 class Witness:
-    """Listens to `replicas` about the `liars` among them."""
+    """Reads the logs of `replicas` about the `liars` among them."""
 
     def __init__(self, watch: Watch, replicas: Sequence[Node], liars: Sequence[Node]) -> None:
         self._watch = watch
@@ -36,11 +36,11 @@ class Witness:
         self._ages_ms = [age for name in self._honest for age in self._ages(watch, name)]
 
     def replaced(self) -> bool:
-        """A liar was primary, and the others have entered a later view."""
+        """Whether a liar was primary and the others have entered a later view."""
         return self.is_primary and self._watch.current_view(self._lying) > self._view
 
     def accused(self) -> bool:
-        """An honest replica holds two messages that convict a liar."""
+        """Whether an honest replica has two messages that convict a liar."""
         return any(
             str(event["culprit"]) in self._liars
             for name in self._honest
@@ -48,11 +48,11 @@ class Witness:
         )
 
     def refused(self) -> bool:
-        """An honest replica refused more and more of what liars sent."""
+        """Whether an honest replica refused more and more messages of liars."""
         return any(last > first for first, last in self._pairs("faults"))
 
     def quiet(self) -> bool:
-        """To no honest replica came a frame from a liar, for a second at least."""
+        """Whether no honest replica got a frame from a liar, for at least a second."""
         lines = [self._new(name, "counters")[-2:] for name in self._honest]
         return all(len(pair) == 2 for pair in lines) and all(
             self._from_liars(pair[0], "heard") == self._from_liars(pair[1], "heard")
@@ -60,12 +60,13 @@ class Witness:
         )
 
     def lied(self) -> bool:
-        """Liars log that they acted, and meanwhile frames of theirs reached an honest replica."""
+        """Whether liars log that they acted, and their frames reached an honest replica
+        meanwhile."""
         acted = any(self._new(name, "byzantine-acts") for name in self._lying)
         return acted and any(last > first for first, last in self._pairs("heard"))
 
     def late(self, by_ms: float) -> bool:
-        """Proposals of a liar reach the others later than proposals did before."""
+        """Whether proposals of a liar reach the others later than proposals did before."""
         ages = [age for name in self._honest for age in self._ages_of(self._new(name, "block"))]
         if len(ages) < _AGES_MIN:
             return False
@@ -73,7 +74,7 @@ class Witness:
         return self.is_primary and median(ages) - usual_ms >= _LATE_SHARE * by_ms
 
     def forked(self) -> bool:
-        """Two honest replicas executed different blocks of one height."""
+        """Whether two honest replicas executed different blocks of one height."""
         blocks: dict[int, tuple[int, int | None]] = {}  # (time, number of records) by height
         return any(
             blocks.setdefault(event["height"], found) != found
@@ -83,7 +84,7 @@ class Witness:
         )
 
     def has_logged(self, event: str, liar: Node | None = None) -> bool:
-        """Every liar, or this one, has logged `event`."""
+        """Whether every liar, or this one, has logged `event`."""
         names = self._lying if liar is None else [liar.name]
         return all(self._new(name, event) for name in names)
 
@@ -95,7 +96,8 @@ class Witness:
         )
 
     def _pairs(self, what: str) -> Iterator[tuple[int, int]]:
-        """What the first and the newest `counters` line of each honest replica say of liars."""
+        """The counts of liars in the first and the newest `counters` line of each honest
+        replica."""
         for name in self._honest:
             lines = self._new(name, "counters")
             if len(lines) > 1:

@@ -1,4 +1,4 @@
-"""Link rules in the emulated lab's own switch: for kernels without netem."""
+"""Link rules in the emulated lab's own switch, for kernels without netem."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def why_not_emulated(lab: Lab, hosts: tuple[str, ...]) -> str | None:
 
 
 class EmulatedLinks(Links):
-    """Asks the lab's keeper. The keeper undoes what nobody clears."""
+    """Gives orders to the lab's keeper. The keeper undoes what nobody clears."""
 
     _for_s = 0.0
 
@@ -36,7 +36,7 @@ class EmulatedLinks(Links):
         return between_hosts(pairs)
 
     def arm(self, owner: str, nodes: Iterable[Node], after_s: float) -> None:
-        """Each rule is given with its time; the longest of all owners' counts."""
+        """Each rule is sent with its time limit; the longest limit of all owners counts."""
         self._for_s = max(self._for_s, after_s)
 
     def read_back(self, ways: Iterable[Way]) -> dict[Way, Reading]:

@@ -1,8 +1,8 @@
-"""The nft and tc rules of one host, as text, and what nft and tc say of them: pure.
+"""The nft and tc rules of one host as text, and what nft and tc report of them. Pure.
 
-Losses happen where packets arrive: an own nft table drops by the sender's address, so its counters
-say what was lost. All other shapes apply where they leave: a `prio` discipline on the data
-interface has an unshaped first band, and a netem for each shape in one of the others.
+Losses happen where packets arrive: our own nft table drops by the sender's address, so its counters
+say what was lost. All other shapes apply where packets leave: a `prio` discipline on the data
+interface has an unshaped first band, and each other band has a netem with one shape.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["BANDS_MAX", "TABLE", "HostNet", "filter_script", "queue_script", "re
 __all__ += ["read_queue"]
 
 TABLE = "testbed_links"
-BANDS_MAX = 16  # of a prio discipline; the first is for what is not shaped
-_SHARES = 10_000  # a loss is a number of so many packets
+BANDS_MAX = 16  # of a prio discipline; the first is for unshaped packets
+_SHARES = 10_000  # a loss is a number out of so many packets
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ def filter_script(net: HostNet, losses: Mapping[str, float]) -> str:
 
 
 def read_filter(said: str) -> dict[str, tuple[float, int]]:
-    """From `nft -j list table`: the share that is lost and the packets dropped, by address."""
+    """Reads `nft -j list table`: by address, the share that is lost and the packets that were
+    dropped."""
     found: dict[str, tuple[float, int]] = {}
     for item in json.loads(said).get("nftables", ()):
         address, share, packets = "", 1.0, -1
@@ -99,7 +100,7 @@ def queue_script(net: HostNet, shapes: Mapping[str, Shape]) -> str:
 
 
 def read_queue(said: str, shapes: Mapping[str, Shape]) -> dict[str, tuple[Shape, int]]:
-    """From `tc -j -s qdisc show`: the shape of each address's band, and the packets it took."""
+    """Reads `tc -j -s qdisc show`: the shape of each address's band, and its number of packets."""
     bands: dict[str, tuple[Shape, int]] = {}
     for item in json.loads(said):
         if item.get("kind") == "netem":
@@ -114,7 +115,7 @@ def read_queue(said: str, shapes: Mapping[str, Shape]) -> dict[str, tuple[Shape,
 
 
 def bands_of(shapes: Mapping[str, Shape]) -> dict[Shape, str]:
-    """Equal shapes share a band, and a rate too. Raises LabFault beyond BANDS_MAX."""
+    """Equal shapes share one band, and so one rate. Raises LabFault beyond BANDS_MAX."""
     different = list(dict.fromkeys(shapes.values()))
     if len(different) >= BANDS_MAX:
         raise LabFault(f"{len(different)} different shapes on a host; at most {BANDS_MAX - 1}")
@@ -134,7 +135,7 @@ def _netem(shape: Shape) -> str:
 
 
 def _shape(options: Mapping[str, Any]) -> Shape:
-    """From netem's options: seconds, shares and bytes per second."""
+    """The shape from netem's options, which are in seconds, shares and bytes per second."""
     delay, rate = options.get("delay", {}), options.get("rate", {})
     return Shape(
         delay_ms=round(1000 * delay.get("delay", 0), 3),

@@ -1,9 +1,9 @@
 """Link rules of the kernel: nft and tc on each host, over SSH.
 
-Rules hold between two hosts, for all that these say to each other on the data network. Management
-is never touched: with interfaces of their own only the data interface is, else (`net.filters:
-per-peer`) only addresses of hosts of this lab, and never SSH's port. The rules' text is in
-`host_rules`.
+Rules apply between two hosts, to all their traffic on the data network. Management is never
+touched. If the data network has an interface of its own, rules apply to it only; otherwise
+(`net.filters: per-peer`) only to addresses of hosts of this lab, and never to SSH's port. The
+rules' text is in `host_rules`.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ __all__ = ["HostLinks", "why_not_on_host"]
 
 _PROGRAM: Final = "links/rules.sh"
 _SSH_PORT: Final = 22
-# By address, with the packets that were met.
+# By address, with the number of packets that were met.
 _Losses = Mapping[str, tuple[float, int]]
 _Shapes = Mapping[str, tuple[Shape, int]]
 
 
 def why_not_on_host(lab: Lab, hosts: tuple[str, ...], cap: Cap) -> str | None:
-    """Why these hosts cannot do it: `nft` loses packets, `netem` does all else to them."""
+    """Why these hosts cannot do it. `nft` drops packets, `netem` does everything else."""
     local = [name for name in hosts if lab.hosts[name].connection == "local"]
     if local:
         return "processes of one machine share its loopback interface"
@@ -81,7 +81,8 @@ class HostLinks(Links):
         nobody = not self._in_force()
         said = self._call(host, "show").splitlines()
         if nobody and (read_filter(said[0]) or said[1] != "[]"):
-            raise HostFault(name, "link rules", "some stand already", "testbed restore -i FILE")
+            fix = "testbed restore -i FILE"
+            raise HostFault(name, "link rules", "some are there already", fix)
         arm(host, _undo(owner), after_s, NodeCommand(tuple(self._argv(name, "clear"))))
 
     def clear(self, owner: str) -> None:
@@ -113,7 +114,7 @@ class HostLinks(Links):
     # --- what stands where --------------------------------------------------------------------
 
     def _places(self, way: Way, shape: Shape) -> tuple[str, ...]:
-        """Packets are lost where they arrive; all other shapes apply where they leave."""
+        """Losses apply at the host where packets arrive, all other shapes where they leave."""
         places = [way.target] if shape.loss else []
         return (*places, way.source) if _without_loss(shape) != NO_SHAPE else tuple(places)
 
@@ -129,7 +130,7 @@ class HostLinks(Links):
         self._call(self.deployment.hosts[place], "set", script)
 
     def _leaving(self, place: str, rules: Rules) -> dict[str, Shape]:
-        """How what leaves a host is shaped, by the address that it goes to."""
+        """The shapes for packets that leave a host, by target address."""
         return {
             self._address(way.target): _without_loss(shape)
             for way, shape in rules.items()

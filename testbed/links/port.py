@@ -1,7 +1,7 @@
-"""The port of link faults: shape or cut ways between processes, read back what stands, clear it.
+"""The port of link faults: shape or cut ways between processes, read back the rules, clear them.
 
-A way is one direction. Several faults may hold rules at the same time, each under its own name
-(`owner`): on one way they add up. What each backend can do is in the README of this folder.
+A way is one direction. Several faults may have rules at the same time, each under its own name
+(`owner`); on one way they add up. The README of this folder says what each backend can do.
 Backends: `wire` (inside our processes), `on_host` (tc and nft), `emulated` (the emulated lab's
 switch).
 """
@@ -24,7 +24,7 @@ __all__ = ["Links", "Reading", "Rules", "Way", "between_hosts"]
 
 
 class Way(NamedTuple):
-    """From one end to another, by name: processes or hosts, as the backend has it."""
+    """From one end to another, by name. The backend decides whether ends are processes or hosts."""
 
     source: str
     target: str
@@ -38,14 +38,14 @@ Rules = Mapping[Way, Shape]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What stands on a way. `touched`: messages, frames or packets that the rule has met."""
+    """The rule on a way. `touched`: the number of messages, frames or packets that it has met."""
 
     shape: Shape
     touched: int = 0
 
 
 class Links(ABC):
-    """The ways of one deployment. Its methods may be called from several threads."""
+    """The ways of one deployment. Methods may be called from several threads."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
@@ -58,18 +58,18 @@ class Links(ABC):
 
     @abstractmethod
     def arm(self, owner: str, nodes: Iterable[Node], after_s: float) -> None:
-        """Where rules would outlive this program: they are undone `after_s` seconds from now,
-        unless `clear` comes first. Raises LabFault if rules stand that nobody here has set."""
+        """If rules would outlive this program: have them undone `after_s` seconds from now, unless
+        `clear` comes first. Raises LabFault if there are rules that nobody here has set."""
 
     def shape(self, owner: str, rules: Rules) -> None:
-        """From now on these are the owner's rules."""
+        """Set the owner's rules."""
         with self._lock:
             before = self._in_force()
             self._owners[owner] = dict(rules)
             self._enforce(before, self._in_force())
 
     def clear(self, owner: str) -> None:
-        """The owner has no rules any more. Repeatable."""
+        """Remove the owner's rules. Repeatable."""
         with self._lock:
             before = self._in_force()
             self._owners.pop(owner, None)
@@ -85,7 +85,7 @@ class Links(ABC):
 
     @abstractmethod
     def _write(self, place: str, rules: Rules) -> None:
-        """Make these the only rules of a place. Without any, nothing of ours is left there."""
+        """Make these the only rules of a place. Without rules, nothing of ours is left there."""
 
     def _in_force(self) -> dict[Way, Shape]:
         found: dict[Way, Shape] = {}
@@ -108,7 +108,7 @@ class Links(ABC):
 
 
 def between_hosts(pairs: Iterable[tuple[Node, Node]]) -> tuple[Way, ...]:
-    """For backends whose ends are hosts: what stays within a host is no way."""
+    """For backends with hosts as ends: pairs within one host are left out."""
     found = [Way(source.host, target.host) for source, target in pairs]
     ways = tuple(dict.fromkeys(way for way in found if way.source != way.target))
     if not ways:

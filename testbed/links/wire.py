@@ -1,7 +1,7 @@
 """Link rules inside our own processes: the seam `wire` of their switch (`nodes.switch.links`).
 
-Ends are processes. A way is shaped where its messages are sent; what the broker sends is shaped
-where it arrives. The processes add up the orders of several events themselves.
+Ends are processes. A way is shaped where its messages are sent. Messages of the broker are shaped
+where they arrive. The processes add up the orders of several events themselves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHAIN = ("replica", "gateway")
 
 
 class WireLinks(Links):
-    """Of one event: its id is the only owner."""
+    """The links of one event. The event's id is the only owner."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene.deployment)
@@ -51,7 +51,7 @@ class WireLinks(Links):
         return {way: self._read(way) for way in ways}
 
     def _read(self, way: Way) -> Reading:
-        """By the log of the process that shapes it."""
+        """The rule on a way, from the log of the process that shapes it."""
         node, direction, party = self._end(way)
         name = f"{SEAM}.{self._scene.event.id}.json"
         touched = 0
@@ -86,7 +86,7 @@ class WireLinks(Links):
         return Order(self._scene, node, SEAM)
 
     def _end(self, way: Way) -> tuple[Node, str, str]:
-        """The process that shapes a way, in which direction, and its name of the other end."""
+        """The process that shapes a way, the direction, and its name for the other end."""
         source, target = (self.deployment.node(name) for name in way)
         if target.role == BROKER and source.role not in ("replica", BROKER):
             return source, "to", BROKER

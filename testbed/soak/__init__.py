@@ -1,1 +1,1 @@
-"""A running lab under seeded disturbances, and what became of it: see README.md."""
+"""Puts a running lab under seeded disturbances and judges it: see README.md."""

@@ -1,7 +1,7 @@
 """A small disk of our own for the lab, so that it can be filled: root only.
 
-The command runs itself once more in a mount namespace of its own. Nobody else sees the disk, and
-it goes away with the last process, whatever ends it.
+The command runs itself once more in a mount namespace of its own. Nobody else sees the disk, and it
+disappears with the last process, however that ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MARK = "TESTBED_SOAK_DISK"
 
 
 def lacking() -> str:
-    """Why there can be no such disk here, or nothing."""
+    """Why there can be no such disk here; empty if there can."""
     if os.getuid() != 0:
         return "only root can mount a disk that may be filled"
     if shutil.which("unshare") is None or shutil.which("mount") is None:
@@ -45,8 +45,8 @@ def enter_own_disk() -> None:
 
 @contextmanager
 def own_disk(duration_s: float) -> Iterator[Path | None]:
-    """Mounts the disk, if `enter_own_disk` came before; None if there is none. It has room for a
-    soak of this duration."""
+    """Mounts the disk if `enter_own_disk` was called before; otherwise None. It has room for a soak
+    of this duration."""
     name = os.environ.get(_MARK)
     if name is None:
         yield None
@@ -66,13 +66,13 @@ def own_disk(duration_s: float) -> Iterator[Path | None]:
 
 @contextmanager
 def filled(disk: Path) -> Iterator[None]:
-    """No page is free for the length of a `with` block. The disk is made as small as what is on it.
-    That takes no time, whatever its size."""
+    """The disk is full for the length of a `with` block: it is made as small as its content. That
+    takes no time, whatever its size."""
     whole = os.statvfs(disk)
     size_bytes = whole.f_blocks * whole.f_frsize
     try:
         while not _resized(disk, _used_bytes(disk)):
-            pass  # it grew meanwhile
+            pass  # its content grew meanwhile
         yield
     finally:
         if not _resized(disk, size_bytes):

@@ -84,7 +84,7 @@ class Disturber:
                 self._deployment.start_node(node)
 
     def _signal(self, node: Node, number: Signals) -> None:
-        with suppress(HostFault):  # it is just being restarted, so it is down already
+        with suppress(HostFault):  # it is being restarted, so it is down already
             self._deployment.host(node).signal(node.unit, number)
 
 

@@ -1,4 +1,4 @@
-"""What will be done to the lab, and when: drawn from the seed before anything runs. Pure."""
+"""Draws from the seed what will be done to the lab and when, before anything runs. Pure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ CALM_S = (0.5, 3.0)  # between two disturbances
 
 class DisturbanceKind(StrEnum):
     """`kill`: kill -9 of one process. `stop`: SIGSTOP, later SIGCONT. `stop-in-turn`: a replica is
-    stopped, and 0.3 s after it goes on the next one is. `kill-replicas`: all of them at once.
-    `power-cut`: all processes of a host die at once and stay away. `disk-full`: of the whole lab.
+    stopped; 0.3 s after it continues, the next one is stopped. `kill-replicas`: all of them at
+    once. `power-cut`: all processes of a host die at once and stay away. `disk-full`: of the whole
+    lab.
     """
 
     KILL = "kill"
@@ -69,7 +70,7 @@ def draw(
     """One disturbance after the other until `duration_s`; equal arguments give equal disturbances.
 
     A round contains each kind once, then the more frequent ones; both in a drawn order. Without
-    `disk` none fills it.
+    `disk`, no disturbance fills a disk.
     """
     dice = Random(seed)  # noqa: S311 - repeatable, not secret
     disturbances: list[Disturbance] = []

@@ -1,4 +1,4 @@
-"""What became of a lab that was disturbed: verdicts and figures, from its files and samples."""
+"""Judges a lab that was disturbed: verdicts and figures, from its files and samples."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ __all__ = [
     "unsettled",
 ]
 
-NORMAL_GAP_S = 1.0  # between two blocks, while nothing is wrong
-AFTER_S = 15.0  # a gap that begins so long after a disturbance still counts for it
+NORMAL_GAP_S = 1.0  # between two blocks, if nothing is wrong
+AFTER_S = 15.0  # a gap that begins at most so long after a disturbance counts for it
 
-# The property of the bundle, by what a user calls its breach.
+# What a user calls the breach of a property, by the property.
 _BREACHES = {
     "durability": "lost",
     "exactly-once": "doubled",
@@ -44,7 +44,7 @@ _BREACHES = {
 
 
 class Away(msgspec.Struct, frozen=True, kw_only=True):
-    """For how long no block was made, beyond a second, after disturbances of one kind."""
+    """How long no block was made after disturbances of one kind; only gaps above a second count."""
 
     kind: DisturbanceKind
     times: int
@@ -53,7 +53,7 @@ class Away(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one process between the first and the last sample in which it ran."""
+    """The growth of one process between the first and the last sample in which it ran."""
 
     name: str
     memory_mb: float
@@ -82,7 +82,7 @@ class SoakResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(bundle: Bundle) -> tuple[int, int, str, list[str]]:
-    """(blocks, records, what was acknowledged, breaches), by the checkers of every bundle."""
+    """Returns (blocks, records, receipts, breaches), from the checkers that judge every bundle."""
     summary = rebuild(bundle)
     breaches = [
         f"{_BREACHES.get(each.name, 'wrong')}: {each.name}: {each.detail}"
@@ -96,7 +96,8 @@ def judge(bundle: Bundle) -> tuple[int, int, str, list[str]]:
 
 
 def block_times_ns(bundle: Bundle) -> list[int]:
-    """Of the longest chain; consensus time, which on one machine is wall time."""
+    """The times of the blocks of the longest chain: consensus time, which on one machine is wall
+    time."""
     (run,) = bundle.runs
     return [each.head.time_us * 1000 for each in Evidence(run).longest.heads]
 
@@ -155,7 +156,7 @@ def _mb(first: int | None, last: int | None) -> float:
 
 
 def unsettled(states: Sequence[NodeState], lag_max: int) -> list[str]:
-    """Processes that are not back, although nothing disturbs them any more."""
+    """Processes that have not recovered, although no disturbance is left."""
     return [
         f"{state.name} is {state.process.state}"
         if state.process.state is not UnitState.ACTIVE
@@ -170,7 +171,7 @@ def commands_at_fault(commands: Sequence[Command]) -> list[str]:
 
 
 def orphans(roots: Sequence[Path]) -> Iterator[str]:
-    """Processes that still work in one of these directories."""
+    """Processes that still run in one of these directories."""
     for process in psutil.process_iter(["cmdline", "cwd"]):
         where = [process.info["cwd"] or "", *(process.info["cmdline"] or ())]
         if any(word.startswith(str(root)) for root in roots for word in where):

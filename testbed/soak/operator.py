@@ -1,6 +1,6 @@
-"""The operator during a soak: commands as a person types them, one after the other.
+"""The operator during a soak: runs commands as a person types them, one after the other.
 
-A command may say that the lab does not answer, because the lab is disturbed. A traceback or an
+A command may report that the lab does not answer, because the lab is disturbed. A traceback or an
 internal error is always a defect.
 """
 
@@ -63,7 +63,7 @@ class Operator:
             raise LabFault("a command of the operator does not end")
 
     def abandon(self) -> None:
-        """Ends at once: the soak was interrupted."""
+        """Ends at once, because the soak was interrupted."""
         self._over.set()
         if self._child is not None:
             self._child.kill()
@@ -84,7 +84,7 @@ class Operator:
             self._child.wait()
             problem = f"it did not end within {COMMAND_S_MAX:.0f} s"
         if self._over.is_set() and self._child.returncode < 0:
-            problem = ""  # it was us
+            problem = ""  # we ended it ourselves
         command = Command(
             " ".join(words), self._child.returncode, round(time.monotonic() - began_s, 2), problem
         )
@@ -95,7 +95,7 @@ class Operator:
         while not self._over.wait(self._dice.uniform(0, PAUSE_S)):
             words = self._words()
             command = self.run(*words)
-            # While the lab is beaten, an admission may not be answered.
+            # While the lab is disturbed, an admission may stay without an answer.
             if words[:2] == ("device", "admit") and command.exit_code == 0:
                 self._admitted.append(words[2])
 

@@ -1,7 +1,8 @@
-"""Readings that a board may forget: each must be on the chain, or wait in its device's backlog.
+"""Readings that a board may forget because they were acknowledged: each must be on the chain, or
+wait in its device's backlog.
 
-What was acknowledged to a board stands in the serial log of its device. It has no receipt until the
-chain has answered, so the property `durability` does not speak of it.
+The acknowledgements are in the serial log of the device. Such a reading has no receipt until the
+chain has answered, so the property `durability` does not cover it.
 """
 
 from __future__ import annotations
@@ -35,14 +36,15 @@ _FILE = "backlog.sqlite"
 
 
 def waiting(deployment: Deployment) -> frozenset[Place]:
-    """What stands in the backlogs of this machine's devices. Look before the ledger is copied:
-    a reading leaves its backlog when it is on the chain."""
+    """The readings in the backlogs of this machine's devices. Call it before the ledger is copied,
+    because a reading leaves its backlog when it is on the chain."""
     devices = deployment.with_role("environment")
     return frozenset(place for node in devices for place in _backlog(deployment, node))
 
 
 def _backlog(deployment: Deployment, node: Node) -> Iterator[Place]:
-    """The device has its backlog for itself, so it is stopped while the files are copied."""
+    """Reads one backlog. The device is stopped while the files are copied, because it has them
+    open."""
     host = deployment.host(node)
     with tempfile.TemporaryDirectory() as directory:
         host.signal(node.unit, SIGSTOP)
@@ -59,8 +61,8 @@ def _backlog(deployment: Deployment, node: Node) -> Iterator[Place]:
 
 
 def acknowledged(board: str, frames: list[SerialFrame], until_ns: int) -> set[Place]:
-    """The readings of a board that its device acknowledged; one acknowledgement is for all that the
-    board sent so far, up to a number."""
+    """The readings that a device acknowledged to its board. One acknowledgement covers all readings
+    of the board up to a number."""
     sent: set[tuple[int, int]] = set()
     upto = (0, 0)
     for each in frames:
@@ -76,13 +78,14 @@ def acknowledged(board: str, frames: list[SerialFrame], until_ns: int) -> set[Pl
 
 
 def forgotten(evidence: Evidence, waits: frozenset[Place], until_ns: int) -> tuple[int, list[str]]:
-    """How many readings were acknowledged until then, and a line for each that is nowhere."""
+    """How many readings were acknowledged until this time, and a line for each that is lost."""
     kept = waits | {place for _, place in board_readings(evidence.longest.entries)}
     kept |= {(e.board, e.board_boot, e.number) for e in evidence.events(ReadingLeftOut)}
     boards = sorted(path.stem for path in (evidence.run.path / "raw/serial").glob("*.log"))
     acked = {p for board in boards for p in acknowledged(board, evidence.serial(board), until_ns)}
     lost = [
-        f"lost: reading {number} of boot {boot} was acknowledged to {board}, and is nowhere"
+        f"lost: reading {number} of boot {boot} was acknowledged to {board}, "
+        "but is neither on the chain nor in a backlog"
         for board, boot, number in sorted(acked - kept)
     ]
     return len(acked), lost

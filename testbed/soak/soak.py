@@ -41,7 +41,7 @@ EVERY_MS = 500
 SAMPLE_S = 5.0
 ADMITTED_S_MAX = 120.0
 SETTLE_S_MAX = 60.0
-LAG_BLOCKS_MAX = 30  # behind the replicas, while readings go on
+LAG_BLOCKS_MAX = 30  # behind the replicas, while readings are sent
 ENDED_S_MAX = 10.0
 POLL_S = 0.2
 POWER_NOTE = "unsynced writes of a power cut: no file system here drops them; processes die only"
@@ -105,7 +105,7 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
 
 
 def _until_admitted(running: RunningLab, devices: tuple[str, ...]) -> None:
-    """A device that has a copy of the ledger was admitted."""
+    """Waits until each device that has a copy of the ledger is admitted."""
     deadline_s = time.monotonic() + ADMITTED_S_MAX
     while missing := [s.name for s in look(running) if s.name in devices and not s.height]:
         if time.monotonic() > deadline_s:
@@ -115,7 +115,7 @@ def _until_admitted(running: RunningLab, devices: tuple[str, ...]) -> None:
 
 @contextmanager
 def _sampled(running: RunningLab) -> Iterator[list[list[NodeState]]]:
-    """The state of each process, every `SAMPLE_S`, for the length of a `with` block."""
+    """Samples the state of each process every `SAMPLE_S`, for the length of a `with` block."""
     samples = [look(running)]
     over = threading.Event()
 
@@ -133,7 +133,7 @@ def _sampled(running: RunningLab) -> Iterator[list[list[NodeState]]]:
 
 
 def _left_behind(roots: list[Path]) -> list[str]:
-    """Killed processes need a moment to disappear."""
+    """Processes that are left at the end. Killed ones need a moment to disappear."""
     deadline_s = time.monotonic() + ENDED_S_MAX
     while (found := list(orphans(roots))) and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
@@ -145,7 +145,7 @@ def _given_up(running: RunningLab) -> list[str]:
 
 
 def _settle(running: RunningLab) -> list[str]:
-    """Waits until everything is back and nothing lags; otherwise returns what is not."""
+    """Waits until everything has recovered and nothing lags. Returns what has not."""
     deadline_s = time.monotonic() + SETTLE_S_MAX
     while found := unsettled(look(running), LAG_BLOCKS_MAX):
         if time.monotonic() > deadline_s:

@@ -235,7 +235,7 @@ def test_who_lies_already_is_not_made_to_lie_again(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     applied(lab, fault(lab, "byzantine.silent"), monkeypatch)
-    with pytest.raises(LabFault, match="stands there already"):
+    with pytest.raises(LabFault, match="is there already"):
         fault(lab, "byzantine.flood").arm()
 
 

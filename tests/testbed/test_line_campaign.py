@@ -91,7 +91,7 @@ def test_what_was_seen_is_read_back(seen: dict[str, Any]) -> None:
     [
         ("serial.unplug", "usb", ""),
         ("serial.wrong-baud", "termios", ""),
-        ("serial.noise", "", "nothing is in a real cable that could spoil it"),
+        ("serial.noise", "", "nothing in a real cable could spoil it"),
         ("board.boot-loop", "", "DTR resets only boards with line: {reset_on_open: true}"),
         ("relay.alter", "switch", ""),
         ("gateway.destroy", "signal", ""),

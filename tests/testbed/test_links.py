@@ -203,7 +203,7 @@ def test_a_host_clears_its_link_rules_by_itself_and_restore_does(two: TwoHosts) 
         links.arm("forgotten", [two.one, two.two], after_s=60)
         links.shape("forgotten", dict.fromkeys(ways, CUT))
         assert any("testbed_links" in line for line in leftover(pi02).others)
-        with pytest.raises(LabFault, match="some stand already"):
+        with pytest.raises(LabFault, match="some are there already"):
             HostLinks(two.deployment).arm("other", [two.two], after_s=60)
         assert any("testbed_links" in line for line in restore(pi02, lambda _: None))
         assert two.call("pi01", "pi02") >= 0

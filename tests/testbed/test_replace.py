@@ -105,7 +105,7 @@ def test_who_was_not_replaced_comes_back(monkeypatch: pytest.MonkeyPatch) -> Non
         raise LabFault("the chain decided nothing")
 
     monkeypatch.setattr(
-        "testbed.faults.replace.desk_of", lambda _: SimpleNamespace(operate=operate)
+        "testbed.faults.replace.operator_of", lambda _: SimpleNamespace(operate=operate)
     )
     scene = SimpleNamespace(
         event=SimpleNamespace(for_ms=6000),

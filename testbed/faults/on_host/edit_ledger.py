@@ -1,4 +1,4 @@
-"""Runs on a host: damages the ledger of a replica that stands still.   VERB LEDGER SEED [MORE]
+"""Runs on a host: damages the ledger of a stopped replica.   VERB LEDGER SEED [MORE]
 
     flip                  one bit of one block
     truncate              cut off somewhere
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 Did = dict[str, object]
-UNIQUE_FROM = {"head": 44, "signature": 0}  # where what is this block's own begins
+UNIQUE_FROM = {"head": 44, "signature": 0}  # where the part begins that only this block has
 _FRAME_HEADER_BYTES = 24
 _WAL_HEADER_BYTES = 32
 _SALT = slice(8, 16)  # of a frame's header
@@ -41,7 +41,7 @@ _COMMIT = slice(4, 8)  # of a frame's header: not zero in the last frame of a tr
 
 
 def fold(path: Path) -> None:
-    """The write-ahead log becomes part of the database file."""
+    """Moves the write-ahead log into the database file."""
     db = sqlite3.connect(path)
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
@@ -54,7 +54,7 @@ def height_of(path: Path) -> int:
 
 def flip(path: Path, rng: random.Random) -> Did:
     with closing(sqlite3.connect(path)) as db:
-        db.execute("VACUUM")  # free places of the file hold old copies of rows
+        db.execute("VACUUM")  # unused pages of the file contain old copies of rows
     fold(path)
     height = rng.randrange(height_of(path)) + 1
     field = rng.choice(sorted(UNIQUE_FROM))
@@ -62,7 +62,7 @@ def flip(path: Path, rng: random.Random) -> Did:
     with closing(sqlite3.connect(path)) as db:
         (wanted,) = db.execute(query, (height,)).fetchone()
     content = bytearray(path.read_bytes())
-    # A row may be split over two pages: one of two pieces stands in one of them.
+    # A row may be split over two pages. Then at least one of two pieces is whole.
     first = UNIQUE_FROM[field]
     pieces = (wanted[first : first + 16], wanted[first + 16 : first + 32])
     at = max(content.find(piece) for piece in pieces) + rng.randrange(16)
@@ -81,8 +81,8 @@ def truncate(path: Path, rng: random.Random) -> Did:
 
 
 def tear(path: Path, rng: random.Random) -> Did:
-    """Half of the page that ends the last transaction but one is lost, and so is all after it: the
-    last one may not have been reported as done yet."""
+    """Damages half of the last page of the last transaction but one, so it is lost with all after
+    it. (The last transaction may not have been reported as done yet.)"""
     log = path.with_name(f"{path.name}-wal")
     content = bytearray(log.read_bytes())
     page_bytes = int.from_bytes(content[8:12], "big")
@@ -103,7 +103,7 @@ def tear(path: Path, rng: random.Random) -> Did:
 
 
 def rehash(path: Path, rng: random.Random, key: str) -> Did:
-    # Only this verb needs them, and a host that is busy takes seconds to import them.
+    # Only this verb needs them, and a busy host needs seconds to import them.
     from chain.genesis import Genesis  # noqa: PLC0415
     from chain.keys import Es256, Es256Signer  # noqa: PLC0415
     from chain.ledger.ledger import Ledger  # noqa: PLC0415
@@ -134,7 +134,8 @@ def rehash(path: Path, rng: random.Random, key: str) -> Did:
 
 
 def again(ledger: Ledger, block: Block, *, change: bool) -> Block:
-    """The block on another parent. `change`: without its last record, and a microsecond later."""
+    """Makes the block again on another parent. `change`: without its last record, and a microsecond
+    later."""
     from chain.block import Head  # noqa: PLC0415
     from chain.pbft.messages import Proposal  # noqa: PLC0415
 
@@ -165,7 +166,7 @@ def snapshot(path: Path, _rng: random.Random, old: str) -> Did:
 
 
 def mark_of(path: Path) -> Path:
-    """Holds the number of the last commit."""
+    """The file with the number of the last commit."""
     return path.with_name(f"{path.name}.mark")
 
 

@@ -24,7 +24,7 @@ def field(path: Path, name: str) -> int:
 
 
 def stopped(process: Path) -> float:
-    """The share of looks."""
+    """The share of looks in which the process was stopped."""
     seen = 0
     for _ in range(LOOKS):
         state = (process / "stat").read_text().rpartition(")")[2].split()[0]

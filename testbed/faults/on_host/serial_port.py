@@ -1,7 +1,7 @@
 """Runs on a board's host, beside the process that has the port open: baud PORT RATE | reset PORT.
 
-Settings and lines of a port belong to the device, not to who opened it. `baud` prints whether the
-port took the rate; `reset` pulses DTR and RTS as a programmer does.
+Settings and lines of a port belong to the device, not to the process that opened it. `baud` prints
+whether the port took the rate; `reset` pulses DTR and RTS as a programmer does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Runs on a host: lets a process run for a part of the time only.   PID PERCENT
+"""Runs on a host: lets a process run only for a part of the time.   PID PERCENT
 
-It stops and continues the process again and again. Whatever ends it but kill -9, the process runs
-on afterwards.
+It stops and continues the process again and again. However this program ends, the process
+continues, except after kill -9.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PERIOD_S = 0.05
 
 
 def throttle(pid: int, percent: int, over: threading.Event) -> None:
-    """Until `over`, or until the process has ended."""
+    """Runs until `over`, or until the process has ended."""
     run_s = PERIOD_S * percent / 100
     try:
         while not over.is_set():
@@ -26,7 +26,7 @@ def throttle(pid: int, percent: int, over: threading.Event) -> None:
             os.kill(pid, signal.SIGCONT)
             over.wait(run_s)
     except ProcessLookupError:
-        over.wait()  # the unit is what says that the fault is on
+        over.wait()  # the unit must stay, because it shows that the fault is on
 
 
 if __name__ == "__main__":

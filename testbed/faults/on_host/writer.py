@@ -1,6 +1,6 @@
 """Runs on a host: writes to a file and syncs it, again and again, until it is ended.   FILE
 
-The file is bounded, and goes away with this program.
+The file's size is bounded, and the file disappears with this program.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILE_BYTES_MAX = 64 * PIECE_BYTES
 
 
 def write(path: Path, over: threading.Event) -> None:
-    """Until `over`."""
+    """Writes until `over`."""
     piece = os.urandom(PIECE_BYTES)
     try:
         with path.open("wb", buffering=0) as file:
