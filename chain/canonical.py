@@ -237,7 +237,7 @@ def _plan(info: inspect.StructType) -> list[tuple[bytes, int, str, int, Reader]]
     by_name = {field.name: field for field in info.fields}
     plan = []
     for key, name in _fields(info.cls):
-        kind = _present(by_name[name].type)
+        kind = _type_if_present(by_name[name].type)
         # The head of a digest is constant, like its key: both are compared at once.
         size = _size_known(kind)
         start = key + _BYTES_HEADS[size] if size else key
@@ -302,7 +302,7 @@ _PLAIN: dict[type[inspect.Type], Reader] = {
 }
 
 
-def _present(info: inspect.Type) -> inspect.Type:
+def _type_if_present(info: inspect.Type) -> inspect.Type:
     """The type of a field's value when the field is present."""
     if isinstance(info, inspect.UnionType):
         options = [each for each in info.types if not isinstance(each, inspect.NoneType)]
@@ -312,7 +312,7 @@ def _present(info: inspect.Type) -> inspect.Type:
 
 
 def _reader(info: inspect.Type) -> Reader:
-    info = _present(info)
+    info = _type_if_present(info)
     if isinstance(info, inspect.UnionType):
         structs = [each for each in info.types if isinstance(each, inspect.StructType)]
         if len(structs) == len(info.types):

@@ -47,10 +47,10 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return Shape(
             delay_ms=self.delay_ms + other.delay_ms,
             jitter_ms=self.jitter_ms + other.jitter_ms,
-            loss=_either(self.loss, other.loss),
-            reorder=_either(self.reorder, other.reorder),
-            duplicate=_either(self.duplicate, other.duplicate),
-            corrupt=_either(self.corrupt, other.corrupt),
+            loss=_share_of_either(self.loss, other.loss),
+            reorder=_share_of_either(self.reorder, other.reorder),
+            duplicate=_share_of_either(self.duplicate, other.duplicate),
+            corrupt=_share_of_either(self.corrupt, other.corrupt),
             rate_kbit=min(rates, default=0.0),
         )
 
@@ -129,6 +129,6 @@ class Shaper:
         return bytes(damaged)
 
 
-def _either(one: float, other: float) -> float:
+def _share_of_either(one: float, other: float) -> float:
     """The share of messages to which one or the other happens."""
     return 1 - (1 - one) * (1 - other) if one and other else one or other

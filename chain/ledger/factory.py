@@ -53,7 +53,7 @@ def root_of(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> bytes | None:
 def is_root(certificate: bytes) -> bool:
     """Whether devices' chains could lead to this certificate: it may issue others."""
     try:
-        return _may_issue(_strict(certificate), 0)
+        return _may_issue(_parse_strictly(certificate), 0)
     except CERTIFICATE_FAULTS:
         return False
 
@@ -70,7 +70,7 @@ class _Path(NamedTuple):
 def _path(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> _Path | None:
     """None for a bad chain."""
     try:
-        links = [_strict(each) for each in chain]
+        links = [_parse_strictly(each) for each in chain]
         anchors = {each: x509.load_der_x509_certificate(each) for each in roots}
         root = next((each for each, anchor in anchors.items() if _issued(links[-1], anchor)), None)
         if root is None:
@@ -88,7 +88,7 @@ def _path(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> _Path | None:
         return None
 
 
-def _strict(der: bytes) -> x509.Certificate:
+def _parse_strictly(der: bytes) -> x509.Certificate:
     """Parses more strictly than the library. The library accepts unused bits in the signature's BIT
     STRING; DER signatures have none. It accepts serial numbers below 1, which RFC 5280, section
     4.1.2.2, forbids; a later version will refuse them. Replicas must agree, whatever version each
@@ -118,7 +118,7 @@ def _is_path(links: list[x509.Certificate]) -> bool:
     if any(_is_unknown(extension) for each in links for extension in each.extensions):
         return False
     device, *authorities = links
-    basic = _basic(device)
+    basic = _basic_constraints(device)
     return (basic is None or not basic.ca) and all(
         _may_issue(each, below) for below, each in enumerate(authorities)
     )
@@ -130,7 +130,7 @@ def _is_unknown(extension: x509.Extension[x509.ExtensionType]) -> bool:
 
 def _may_issue(certificate: x509.Certificate, below: int) -> bool:
     """Whether it may issue, with `below` authorities between it and the device."""
-    basic = _basic(certificate)
+    basic = _basic_constraints(certificate)
     usage = [e.value for e in certificate.extensions if isinstance(e.value, x509.KeyUsage)]
     return (
         basic is not None
@@ -140,7 +140,7 @@ def _may_issue(certificate: x509.Certificate, below: int) -> bool:
     )
 
 
-def _basic(certificate: x509.Certificate) -> x509.BasicConstraints | None:
+def _basic_constraints(certificate: x509.Certificate) -> x509.BasicConstraints | None:
     found = (e.value for e in certificate.extensions if isinstance(e.value, x509.BasicConstraints))
     return next(found, None)
 

@@ -103,7 +103,7 @@ class Ledger:
         epoch: int,
     ) -> Block:
         """`items`: each request and the SHA-256 of its batch item."""
-        self._assert_whole()
+        self._assert_not_broken()
         if height != self._height + 1 or time_us <= self._time_us or epoch != self.membership.epoch:
             raise Misuse(
                 f"block {height} at {time_us} in epoch {epoch} does not follow "
@@ -143,7 +143,7 @@ class Ledger:
         are not what their items lead to. Then this ledger refuses all further work. It cannot
         happen below a head that f+1 replicas signed.
         """
-        self._assert_whole()
+        self._assert_not_broken()
         head = self._linked(block)
         fault = body_fault(block, head)
         if fault is not None:
@@ -165,7 +165,7 @@ class Ledger:
             return open_item(record.item, self.network, self.membership, self._scheme)
         return read_item(record.item, self.network)
 
-    def _assert_whole(self) -> None:
+    def _assert_not_broken(self) -> None:
         if self._broken:
             raise Misuse("this ledger met a block that it could not reproduce: rebuild it")
 

@@ -33,8 +33,8 @@ def on_executed(s: ReplicaState, item: Executed) -> None:
         progress.full_batch(s, len(batch.requests))
     if s.view.active:
         s.timeout.executed(s.now_us)
-    _close(s, slot)
-    _grown(s, item)
+    _close_slot(s, slot)
+    _advance_chain(s, item)
 
 
 def on_installed(s: ReplicaState, item: Installed) -> None:
@@ -44,18 +44,18 @@ def on_installed(s: ReplicaState, item: Installed) -> None:
     for seq in range(s.executed + 1, item.seq + 1):
         slot = s.log.get(seq)
         if slot is not None:
-            _close(s, slot)
-    _grown(s, item)
+            _close_slot(s, slot)
+    _advance_chain(s, item)
 
 
-def _close(s: ReplicaState, slot: Slot) -> None:
+def _close_slot(s: ReplicaState, slot: Slot) -> None:
     """The block of this slot exists: requests of other proposals for its number wait again."""
     slot.offer = None
     requests.withdraw(s, slot)
     slot.release()
 
 
-def _grown(s: ReplicaState, item: Executed | Installed) -> None:
+def _advance_chain(s: ReplicaState, item: Executed | Installed) -> None:
     s.busy = False
     s.executed, s.head, s.time_us = item.seq, item.head, item.time_us
     s.view.last_time_us = max(s.view.last_time_us, item.time_us)
@@ -69,7 +69,7 @@ def _at_checkpoint(s: ReplicaState) -> None:
     if s.executed > s.stable.seq:
         vote(s)
     elif s.executed == s.stable.seq and _agrees(s, s.head):
-        _ours(s)
+        _forget_below(s)
     membership.at_checkpoint(s)
 
 
@@ -120,13 +120,13 @@ def prove(s: ReplicaState, proof: CheckpointProof) -> None:
     if own is not None and not _agrees(s, own):
         return
     if s.executed >= proof.seq:
-        _ours(s)
+        _forget_below(s)
     else:
-        _keep(s)
+        _persist_stable(s)
     membership.at_checkpoint(s)
 
 
-def _keep(s: ReplicaState) -> None:
+def _persist_stable(s: ReplicaState) -> None:
     s.persist("stable", 0, s.stable.seq, encode(s.stable))
 
 
@@ -139,8 +139,8 @@ def _agrees(s: ReplicaState, own: bytes) -> bool:
     return False
 
 
-def _ours(s: ReplicaState) -> None:
+def _forget_below(s: ReplicaState) -> None:
     """The checkpoint is proven and executed: what lies below the previous one may be forgotten."""
-    _keep(s)
+    _persist_stable(s)
     s.out.append(Forget(s.log.kept_above))
     s.observe("checkpoint", s.stable.seq)

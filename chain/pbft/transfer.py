@@ -167,7 +167,7 @@ def on_heads(s: ReplicaState, received: Received[Heads]) -> None:
     try:
         _check_links(s, message, proof)
     except PeerFault as fault:
-        _lie(s, message.sender, fault.code, received.signed)
+        _accuse_liar(s, message.sender, fault.code, received.signed)
         return
     checkpoint.prove(s, proof)
     t = s.transfer
@@ -267,7 +267,7 @@ def _take_bodies(
         return
     for seq, block in enumerate(blocks, start=message.start):
         if block.head != interval.head(seq):
-            _lie(s, message.sender, "lying-bodies", received.signed)
+            _accuse_liar(s, message.sender, "lying-bodies", received.signed)
             _give_up(s, piece, message.sender)
             return
     answer.blocks += blocks
@@ -278,10 +278,10 @@ def _take_bodies(
         _ask_rest(s, piece, message.sender)
     else:
         piece.answers = {message.sender: answer}
-    _shed(s.transfer)
+    _drop_excess(s.transfer)
 
 
-def _shed(t: Transfer) -> None:
+def _drop_excess(t: Transfer) -> None:
     """Drops what is not needed next, from the end; it is fetched again when there is room. The
     longest answer to the piece that is needed next stays."""
     first, *rest = t.pieces
@@ -342,10 +342,10 @@ def on_install_failed(s: ReplicaState, item: InstallFailed) -> None:
         return
     answer = piece.answers.pop(item.source)
     if answer.evidence is not None:
-        _lie(s, item.source, "lying-bodies", answer.evidence)
+        _accuse_liar(s, item.source, "lying-bodies", answer.evidence)
     _ask_bodies(s, piece)
 
 
-def _lie(s: ReplicaState, source: int, reason: str, signed: Signed) -> None:
+def _accuse_liar(s: ReplicaState, source: int, reason: str, signed: Signed) -> None:
     s.transfer.liars.add(source)
     s.accuse(source, reason, signed)

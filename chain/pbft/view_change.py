@@ -151,7 +151,7 @@ def _make_new_view(s: ReplicaState) -> None:
         if not lacking:
             break
         _seek(s, lacking)
-        candidates = [each for each in candidates if not _names(each, lacking)]
+        candidates = [each for each in candidates if not _names_any(each, lacking)]
     if _contradicts_a_commit(s, view, decision):
         return  # as in `on_new_view`; the timer brings the next view
     pre_prepares = tuple(
@@ -176,7 +176,7 @@ def _lacking(s: ReplicaState, decision: Decision) -> dict[int, bytes]:
     return lacking
 
 
-def _names(received: Received[ViewChange], lacking: dict[int, bytes]) -> bool:
+def _names_any(received: Received[ViewChange], lacking: dict[int, bytes]) -> bool:
     return any(lacking.get(entry.seq) == entry.digest for entry in received.prepared)
 
 

@@ -29,7 +29,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ANY_KEY = ec.derive_private_key(1, ec.SECP256R1())
 
 
-def _second(time_us: int) -> datetime:
+def _whole_second(time_us: int) -> datetime:
     """X.509 times are whole seconds: rounded down."""
     return _EPOCH + timedelta(seconds=time_us // 1_000_000)
 
@@ -73,8 +73,8 @@ def _template(statement: Statement, proof: Proof) -> x509.CertificateBuilder:
         .issuer_name(name)
         .public_key(public)
         .serial_number(statement.certificate)
-        .not_valid_before(_second(statement.not_before_us))
-        .not_valid_after(_second(statement.not_after_us))
+        .not_valid_before(_whole_second(statement.not_before_us))
+        .not_valid_after(_whole_second(statement.not_after_us))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(

@@ -166,17 +166,17 @@ class FinalityTracker:
             body = self._bodies_of.get(height, {}).get(head)
             if body is None and self._bodies:
                 continue
-            good = self._good(seals, head)
+            good = self._valid_seals(seals, head)
             if len(good) >= self.membership.quorum.weak:
                 others = [s for s in seals.values() if s.head != head and self._holds(s)]
                 self._advance(height, head)
-                conflicts = tuple(_against(head, s) for s in others)
+                conflicts = tuple(_make_conflict(head, s) for s in others)
                 if body is None:
                     return Final(height, head, good, None, conflicts)
                 return Final(height, head, good, body.block, conflicts, body.source)
         return None
 
-    def _good(self, seals: dict[int, Seal], head: bytes) -> tuple[HeadSeal, ...]:
+    def _valid_seals(self, seals: dict[int, Seal], head: bytes) -> tuple[HeadSeal, ...]:
         """f+1 valid seals of `head`; invalid ones are forgotten."""
         good: list[HeadSeal] = []
         for replica in sorted(seals):
@@ -206,7 +206,7 @@ class FinalityTracker:
         final = self._final.get(head.height)
         if final is None or final == seal.head or not self._holds(seal):
             return None
-        return _against(final, seal)
+        return _make_conflict(final, seal)
 
     def _contradiction(self, seals: dict[int, Seal], known: Seal, seal: Seal) -> Conflict | None:
         """Two heads under one replica's name: evidence if it signed both, else one is a forgery."""
@@ -237,7 +237,7 @@ class FinalityTracker:
             self._bytes_by[seal.replica] += size
 
 
-def _against(final: bytes, seal: Seal) -> Conflict:
+def _make_conflict(final: bytes, seal: Seal) -> Conflict:
     return Conflict(seal.replica, final, seal.head, seal.signature, against_final=True)
 
 

@@ -69,9 +69,9 @@ class LoginQueue:
         self._connection = connection
         for name, each in self._added.items():
             if name not in self._removals:  # a removal that waits is newer
-                self._additions.setdefault(name, _again(each))
+                self._additions.setdefault(name, _marked_again(each))
         for name, each in self._removed.items():
-            self._removals.setdefault(name, _again(each))
+            self._removals.setdefault(name, _marked_again(each))
         self._added, self._removed = {}, {}
         return True
 
@@ -139,5 +139,5 @@ class LoginQueue:
         return min(heights, default=height + 1) - 1
 
 
-def _again(change: Waiting) -> Waiting:
+def _marked_again(change: Waiting) -> Waiting:
     return msgspec.structs.replace(change, due_s=change.since_s, again=True)

@@ -196,16 +196,16 @@ class DynamicSecurityAdmin:
 
     async def ensure(self, user: User) -> None:
         there = {"Client already exists", "Role already exists"}
-        await self._each(create_commands(user, self._net), fine=there)
+        await self._send_commands(create_commands(user, self._net), fine=there)
 
     async def carry(self, name: str, pem: str) -> None:
-        await self._each(carrier_commands(name, pem), fine={"Role already exists"})
+        await self._send_commands(carrier_commands(name, pem), fine={"Role already exists"})
 
     async def remove(self, *names: str) -> None:
         commands = [command for name in names for command in remove_commands(name)]
-        await self._each(commands, fine={"Client not found", "Role not found"})
+        await self._send_commands(commands, fine={"Client not found", "Role not found"})
 
-    async def _each(
+    async def _send_commands(
         self, commands: list[dict[str, Any]], fine: frozenset[str] | set[str] = frozenset()
     ) -> None:
         marks = [str(next(self._numbers)) for _ in commands]

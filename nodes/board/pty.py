@@ -69,7 +69,7 @@ class BoardProcess:
         self._silent = False
         self._noise_share = 0.0
         self._noise = Random(0)  # noqa: S311 - repeatable on purpose
-        self._spell: asyncio.TimerHandle | None = None
+        self._undo_timer: asyncio.TimerHandle | None = None
         self._middle: LineMiddle | None = None
         self._delay_s = 0.0
         self._starts = 0
@@ -206,9 +206,9 @@ class BoardProcess:
         """Calls `undo` later, even if the client that gave the command has gone by then."""
         if not 0 < int(milliseconds) <= timed_fault_ms_max:
             raise ValueError(f"{milliseconds} ms: use 1 to {timed_fault_ms_max}")
-        if self._spell is not None:
-            self._spell.cancel()
-        self._spell = asyncio.get_running_loop().call_later(int(milliseconds) / 1000, undo)
+        if self._undo_timer is not None:
+            self._undo_timer.cancel()
+        self._undo_timer = asyncio.get_running_loop().call_later(int(milliseconds) / 1000, undo)
 
     def _end_noise(self) -> None:
         self._noise_share = 0.0

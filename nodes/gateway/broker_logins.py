@@ -128,7 +128,7 @@ class BrokerLogins:
                 self._chain().doubt()
                 self._listed.clear()  # devices whose certificates are asked for list them again
             try:
-                busy = await self._make_some(admin)
+                busy = await self._make_next(admin)
             except (BrokerAdminError, BrokerUnavailableError) as error:
                 self._failures.add(reason=str(error))
                 self._chain().doubt()
@@ -140,7 +140,7 @@ class BrokerLogins:
                 async with asyncio.timeout(None if self._queue.is_empty else RETRY_S):
                     await self._wake.wait()
 
-    async def _make_some(self, admin: BrokerAdmin) -> bool:
+    async def _make_next(self, admin: BrokerAdmin) -> bool:
         """One message to the broker, the most urgent. False if nothing can be done now."""
         asked_s = time.monotonic()
         changes = self._queue.next(asked_s, may_add=self._chain().is_current)
