@@ -21,6 +21,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from typing import IO, Any
 
 import msgspec
 
-from testbed.errors import ConfigurationError, LockedError
+from testbed.errors import ConfigurationError, LabFault, LockedError
 from testbed.manifest import SCHEMA, Attempt, Manifest, RunEntry
 
 __all__ = ["LIVE", "LOCK", "RUNS_DIR", "Bundle", "Folder", "RunFolder", "find_bundle", "find_run"]
@@ -166,7 +167,13 @@ class Bundle(Folder):
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.path.absolute().name
+
+    @property
+    def typed(self) -> str:
+        """As commands find it, for a shell: its name if it is in runs/, or else its path."""
+        is_in_runs = self.path.absolute().parent == RUNS_DIR.absolute()
+        return shlex.quote(self.name if is_in_runs else str(self.path))
 
     # --- manifest and runs -----------------------------------------------------------------------
 
@@ -233,6 +240,37 @@ class Bundle(Folder):
         )
         self.update(entry.index, state="planned", attempts=(*entry.attempts, attempt))
 
+    @property
+    def is_being_written(self) -> bool:
+        """Whether a process has it `locked`."""
+        try:
+            descriptor = os.open(self.path / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether the process that wrote it ended without saying so: it was killed."""
+        if self.is_being_written:
+            return False
+        runs = self.manifest.runs
+        return (self.path / LIVE).exists() or any(each.state == "running" for each in runs)
+
+    def require_not_cut_off(self) -> None:
+        """Raises LabFault that says how to go on."""
+        if self.was_cut_off:
+            raise LabFault(
+                f"{self.path}: the campaign was cut off, because its process ended\n"
+                f"  fix: testbed resume {self.typed} makes the rest of it"
+            )
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the bundle for writing runs. The lock ends with the process, however that ends.
@@ -249,6 +287,7 @@ class Bundle(Folder):
             file.truncate(0)
             file.write(f"process {os.getpid()}\n")
             file.flush()
+            (self.path / LIVE).unlink(missing_ok=True)  # of a process that was killed
             yield
 
 
@@ -281,7 +320,7 @@ def find_run(text: str) -> RunFolder:
     runs = list(bundle.runs)
     if len(runs) == 1:
         return runs[0]
-    paths = [str(run.path) for run in runs if run.entry.complete]
+    paths = [f"{bundle.typed}/{run.entry.path}" for run in runs if run.entry.complete]
     shown = ", ".join(paths[:4]) or "none is complete yet"
     more = f" ... {paths[-1]}" if len(paths) > len(paths[:4]) else ""
     raise ConfigurationError(f"{text} has {len(runs)} runs; name one of them: {shown}{more}")

@@ -32,7 +32,8 @@ class ActiveFault:
 
 
 def run_under_way(bundle: Bundle) -> RunFolder:
-    """The run that is being made now. Raises ConfigurationError."""
+    """The run that is being made now. Raises ConfigurationError; LabFault if it was cut off."""
+    bundle.require_not_cut_off()
     for run in bundle.runs:
         if run.entry.state == "running":
             return run

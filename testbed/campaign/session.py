@@ -8,7 +8,6 @@ finished. `book` keeps the bundle; `testbed.report` reads the files.
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -94,7 +93,7 @@ class Session:
                 for line in self._reach.lines if self._reach else ():
                     self._progress.note(line)
                 self._progress.note(f"{complete} of {len(runs)} runs are complete; continue with:")
-                self._progress.note(f"  testbed resume {shlex.quote(str(self._bundle.path))}")
+                self._progress.note(f"  testbed resume {self._bundle.typed}")
             raise
 
     def _make(self, runs: list[RunEntry], *, after_a_crash: bool) -> None:

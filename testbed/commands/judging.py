@@ -15,6 +15,7 @@ import msgspec
 from testbed.bundle import Bundle
 from testbed.commands.options import print_json
 from testbed.errors import LabFault
+from testbed.printed import as_typed
 from testbed.report.judging import Judging
 
 if TYPE_CHECKING:
@@ -56,5 +57,8 @@ def show(bundle: Bundle, summary: Summary, *, as_json: bool) -> int:
     else:
         # In a file or a CI log no row is broken: there is no screen that it must fit.
         console = Console(width=None if sys.stdout.isatty() else _COLUMNS_IN_FILES)
-        console.print(render(summary, str(bundle.path)))
+        notes = tuple(
+            as_typed(note.replace(" BUNDLE", f" {bundle.typed}")) for note in summary.notes
+        )
+        console.print(render(msgspec.structs.replace(summary, notes=notes), str(bundle.path)))
     return EXIT_CODES[summary.verdict]

@@ -24,6 +24,7 @@ app = typer.Typer(add_completion=False)
 
 POLL_S = 0.25
 WIDTH, HEIGHT = 100, 200  # where there is no terminal
+BETWEEN = Live(campaign="", step="opening hosts, or judging")  # there is no run just now
 
 
 @app.command()
@@ -38,13 +39,15 @@ def watch(
     """Follow a campaign that `testbed run` or `resume` makes, until its verdict.
 
     It reads a file of the bundle and touches nothing else: Ctrl-C ends only the view. With --json,
-    or where nobody looks on, it shows how the campaign stands now, and ends.
+    or where nobody looks on, it shows how the campaign stands now, and ends. Exit code 3 if the
+    campaign was cut off: its process was killed.
     """
     found = find_bundle(bundle)
-    now = read_live(found.path)
-    if now is None:
-        again = f"`testbed report {found.name}` shows what came of it"
-        raise ConfigurationError(f"{found.name}: nothing goes on here; {again}")
+    found.require_not_cut_off()
+    if not found.is_being_written:
+        again = f"`testbed report {found.typed}` shows what came of it"
+        raise ConfigurationError(f"{found.path}: nothing goes on here; {again}")
+    now = read_live(found.path) or BETWEEN
     if as_json:
         print_json(msgspec.to_builtins(now))
     elif once or not sys.stdout.isatty():
@@ -57,9 +60,10 @@ def watch(
 def _follow(bundle: Bundle, first: Live) -> None:
     newest = [first]
     with in_place(Console(file=unguarded(sys.stdout)), lambda: newest[0]):
-        while (now := read_live(bundle.path)) is not None:
-            newest[0] = now
+        while bundle.is_being_written:
+            newest[0] = read_live(bundle.path) or newest[0]
             time.sleep(POLL_S)
+    bundle.require_not_cut_off()
     typer.echo(f"{bundle.name} has ended")
     for run in bundle.runs:
         typer.echo(f"{run.entry.path}: {run.entry.state}{_verdict(run)}")

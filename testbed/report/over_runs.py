@@ -124,7 +124,7 @@ def read_run_summary(run: RunFolder) -> RunSummary:
     """What `derive_run` wrote. Raises ConfigurationError."""
     if not (run.path / "summary.json").exists():
         raise ConfigurationError(
-            f"{run.path} has no summary yet: testbed report {run.bundle.path} makes it"
+            f"{run.path} has no summary yet: testbed report {run.bundle.typed} makes it"
         )
     try:
         return msgspec.convert(run.read_json("summary.json"), type=RunSummary)
@@ -306,7 +306,7 @@ def _notes(
     if left_out:
         yield (
             f"{len(left_out)} of {len(rows)} runs are in no figure; to make them (again): "
-            f"testbed resume {manifest.run}{'' if missing else ' --also-invalid'}"
+            f"testbed resume BUNDLE{'' if missing else ' --also-invalid'}"
         )
     alone = {row.trial for row in rows if row.counted and row.arm == "faults"} ^ {
         row.trial for row in rows if row.counted and row.arm == "baseline"

@@ -33,7 +33,7 @@ def verify_bundle(bundle: Bundle) -> Iterator[str]:
     for entry in manifest.runs:
         if not entry.complete:
             why = f" ({entry.reason})" if entry.reason else ""
-            yield f"{entry.path} is {entry.state}{why}; fix: testbed resume {bundle.path.name}"
+            yield f"{entry.path} is {entry.state}{why}; fix: testbed resume {bundle.typed}"
     yield from (f"{name} is not what was run" for name in bundle.altered(manifest))
     if manifest.code_sha256 == code_sha256():
         yield from _rederived(bundle, there, {*sums})

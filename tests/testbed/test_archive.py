@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +14,9 @@ import msgspec
 import pytest
 
 from testbed import cli
-from testbed.bundle import Bundle
+from testbed.bundle import Bundle, find_bundle
 from testbed.manifest import RunState, code_sha256
-from testbed.report.archive import SUMS
+from testbed.report.archive import SUMS, files, is_derived
 from testbed.report.derive import derive, derive_run, rebuild
 from testbed.report.verify import verify_bundle
 from tests.testbed.bundles import Story
@@ -100,9 +102,7 @@ def test_a_campaign_that_did_not_end_is_not_whole_even_after_a_report(
     bundle.update(0, state=state, reason="killed")
     rebuild(bundle)
     (problem,) = verify_bundle(bundle)
-    assert problem == (
-        f"run/0000-faults is {state} (killed); fix: testbed resume {bundle.path.name}"
-    )
+    assert problem == (f"run/0000-faults is {state} (killed); fix: testbed resume {bundle.path}")
 
 
 def test_a_report_made_again_does_not_hide_a_changed_raw_file(bundle: Bundle) -> None:
@@ -145,6 +145,42 @@ def test_a_derived_file_that_is_gone_with_its_sum_is_missed(bundle: Bundle) -> N
 def test_why_nothing_can_be_derived_names_files_of_the_bundle(bundle: Bundle) -> None:
     (bundle.path / "run/0000-faults/genesis.json").unlink()
     assert f"nothing can be derived from it: {bundle.path}" in "".join(verify_bundle(bundle))
+
+
+@pytest.mark.parametrize("folder", ["runs", "my results"])
+def test_commands_in_messages_find_the_bundle_wherever_it_lies(
+    bundle: Bundle,
+    folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Only in runs/ its name is enough. No derived file depends on where it lies."""
+    monkeypatch.chdir(tmp_path)
+    place = Path(folder) / "moved"
+    place.parent.mkdir()
+    bundle.path.rename(place)
+    moved = Bundle(place)
+    commands = {"watch": "report", "verify-bundle": "resume", "report": "resume"}
+    moved.update(0, state="failed")
+    for command, named in commands.items():
+        cli.main([command, "moved" if folder == "runs" else str(place)])
+        said = "".join(capsys.readouterr())
+        (found,) = re.findall(f"testbed {named} ('.*'|[^\\s`]+)", said)
+        assert find_bundle(shlex.split(found)[0]).path.samefile(place), command
+    assert "testbed resume BUNDLE" in moved.read_json("summary.json")["notes"][-1]
+    for derived in filter(is_derived, files(moved)):
+        assert str(tmp_path).encode() not in moved.read(derived), derived
+
+
+def test_the_commands_of_the_page_work_in_the_folder_of_the_bundle(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = bundle.read("report.html").decode()
+    monkeypatch.chdir(bundle.path)
+    for command in ("report .", "ledger verify run/0000-faults"):
+        assert f"<code>testbed {command}</code>" in page
+        assert cli.main(command.split()) == 0
 
 
 def test_metadata_and_readme_name_what_there_is(bundle: Bundle) -> None:

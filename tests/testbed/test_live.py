@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ from testbed.campaign.reach import Reach
 from testbed.campaign.schedule import ScheduledEvent
 from testbed.campaign.screen import LiveScreen
 from testbed.campaign.watch import Watch
+from testbed.errors import LabFault
+from testbed.manifest import RunState
 from testbed.provision.deployment import Deployment
 from testbed.report.derive import derive_run
 from tests.testbed.bundles import Story
@@ -173,11 +178,15 @@ def test_watch_shows_how_it_stands_or_says_that_nothing_goes_on(
     bundle = Story(tmp_path).bundle
     assert cli.main(["watch", str(bundle.path)]) == 2
     assert "nothing goes on here" in capsys.readouterr().err
-    (bundle.path / LIVE).write_bytes(msgspec.json.encode(live()))
-    assert cli.main(["watch", str(bundle.path)]) == 0
-    assert "r1 DOWN (kill-primary), heals in 2 s; next: replay in 3 s" in capsys.readouterr().out
-    assert cli.main(["watch", str(bundle.path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["phase"] == "fault"
+    with bundle.locked():
+        assert cli.main(["watch", str(bundle.path)]) == 0
+        assert "opening hosts" in capsys.readouterr().out
+        (bundle.path / LIVE).write_bytes(msgspec.json.encode(live()))
+        assert cli.main(["watch", str(bundle.path)]) == 0
+        shown = capsys.readouterr().out
+        assert "r1 DOWN (kill-primary), heals in 2 s; next: replay in 3 s" in shown
+        assert cli.main(["watch", str(bundle.path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["phase"] == "fault"
 
 
 def test_watch_stays_until_the_verdict_and_tells_it(
@@ -185,13 +194,75 @@ def test_watch_stays_until_the_verdict_and_tells_it(
 ) -> None:
     story = Story(tmp_path)
     derive_run(story.run)
+    writing = ExitStack()
     seen = iter([live(), live(), None])
-    monkeypatch.setattr("testbed.commands.watch.read_live", lambda _: next(seen))
+
+    def look(_: Path) -> Live | None:
+        now = next(seen)
+        if now is None:
+            writing.close()
+        return now
+
+    monkeypatch.setattr("testbed.commands.watch.read_live", look)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    assert cli.main(["watch", str(story.bundle.path)]) == 0
+    with writing:
+        writing.enter_context(story.bundle.locked())
+        assert cli.main(["watch", str(story.bundle.path)]) == 0
     last = capsys.readouterr().out.splitlines()[-2:]
     assert last[0].endswith(f"{story.bundle.name} has ended")
     assert last[1] == "run/0000-faults: done, passed"
+
+
+WRITER = """
+import sys, pathlib
+from testbed.bundle import Bundle
+with Bundle(pathlib.Path(sys.argv[1])).locked():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("state", ["running", "done"])  # done: killed while it judged
+def test_watch_ends_when_who_writes_the_bundle_is_killed(
+    state: RunState,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = Story(tmp_path).bundle
+    bundle.update(0, state=state)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(bundle.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"locked\n"
+        (bundle.path / LIVE).write_bytes(msgspec.json.encode(live()))
+        seen = 0
+
+        def look(path: Path) -> Live | None:
+            nonlocal seen
+            if (seen := seen + 1) == 3:
+                writer.kill()
+                writer.wait()
+            return read_live(path)
+
+        monkeypatch.setattr("testbed.commands.watch.read_live", look)
+        with monkeypatch.context() as terminal:
+            terminal.setattr("sys.stdout.isatty", lambda: True)
+            assert cli.main(["watch", str(bundle.path)]) == LabFault.exit_code
+    assert (bundle.path / LIVE).exists(), "nobody was there to remove it"
+    for words in ([], ["--once"], ["--json"]):
+        capsys.readouterr()
+        assert cli.main(["watch", str(bundle.path), *words]) == LabFault.exit_code
+        said = "".join(capsys.readouterr())
+        assert "was cut off" in said
+        assert f"testbed resume {bundle.path}" in said
+    assert cli.main(["abort", "--run", str(bundle.path)]) == LabFault.exit_code
+    with bundle.locked():
+        assert read_live(bundle.path) is None, "it is of the process that was killed"
 
 
 def test_the_live_view_gives_the_terminal_back_with_nothing_but_what_was_told() -> None:

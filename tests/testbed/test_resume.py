@@ -29,7 +29,7 @@ from testbed.campaign.book import Inputs, begin, new_bundle
 from testbed.campaign.expand import expand
 from testbed.campaign.file import load_campaign
 from testbed.campaign.resume import redo, resumable
-from testbed.errors import ConfigurationError, LockedError
+from testbed.errors import ConfigurationError, LabFault, LockedError
 
 CAMPAIGN = """\
 schema: testbed.campaign/1
@@ -390,7 +390,7 @@ def raw_files(run: Path) -> dict[str, str]:
 
 
 def test_interrupted_in_run_2_killed_in_run_2_complete_at_the_end(
-    campaign: Path, tmp_path: Path, begun: Any
+    campaign: Path, tmp_path: Path, begun: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Both runs of a trial, three sittings: no run is lost, made twice or mixed. (Whether so short
     a run counts depends on how busy the machine is.)"""
@@ -413,6 +413,9 @@ def test_interrupted_in_run_2_killed_in_run_2_complete_at_the_end(
     assert second.end(signal.SIGKILL) == -signal.SIGKILL
     assert complete(bundle) == [True, False]
     assert states(bundle)[1] == "running"
+    capsys.readouterr()
+    assert cli.main(["watch", str(path)]) == LabFault.exit_code
+    assert f"testbed resume {path}" in capsys.readouterr().err
 
     third = begun("resume", str(path), "--json")
     third.end()
