@@ -267,8 +267,8 @@ class Bundle(Folder):
         """Raises LabFault that says how to go on."""
         if self.was_cut_off:
             raise LabFault(
-                f"{self.path}: the campaign was cut off, because its process ended\n"
-                f"  fix: testbed resume {self.typed} makes the rest of it"
+                f"{self.path}: the campaign was cut off (its process ended); go on with:\n"
+                f"  testbed resume {self.typed}"
             )
 
     @contextmanager

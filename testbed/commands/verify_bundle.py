@@ -8,6 +8,7 @@ import typer
 
 from testbed.bundle import find_bundle
 from testbed.commands.options import JsonOption, print_json
+from testbed.printed import as_typed
 
 __all__ = ["app"]
 
@@ -38,7 +39,7 @@ def verify_bundle(
         print_json(told | {"rebuilt": rebuilt})
     else:
         for problem in problems:
-            typer.echo(problem)
+            typer.echo(as_typed(problem))
         if not rebuilt:
             typer.echo("made by another version: derived files were not rebuilt here")
         typer.echo(f"{bundle.path}: {'NOT whole' if problems else 'whole'}")
