@@ -267,7 +267,7 @@ class Bundle(Folder):
         """Raises LabFault that says how to go on."""
         if self.was_cut_off:
             raise LabFault(
-                f"{self.path}: the campaign was cut off (its process ended); go on with:\n"
+                f"{self.path}: the campaign was cut off (its process ended); continue with:\n"
                 f"  testbed resume {self.typed}"
             )
 

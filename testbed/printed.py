@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-__all__ = ["as_typed", "program", "using"]
+__all__ = ["as_typed", "program", "shell_line", "using"]
 
 _NEEDS_ROOT = ("emulate",)
 _inventory: str | None = None
@@ -53,3 +53,11 @@ def as_typed(text: str) -> str:
         return f"{'sudo ' if needs_root else ''}{program()} {words}"
 
     return _commands.sub(typed, text)
+
+
+def shell_line(words: Iterable[str]) -> str:
+    """The words of a command as a line for a shell, which expands ~ only outside quotes."""
+    return " ".join(
+        f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)
+        for word in words
+    )

@@ -22,6 +22,7 @@ from testbed.campaign.schedule import Schedule
 from testbed.errors import ConfigurationError
 from testbed.manifest import Manifest, RunEntry, code_sha256, git_state, packages, python_version
 from testbed.origin import is_ours
+from testbed.printed import shell_line
 from testbed.redact import redacted_inventory
 from testbed.systems.known import find_system
 
@@ -50,7 +51,7 @@ def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
     lab = load_lab(path)
     found = list(_differences(bundle, manifest, schedule, lab))
     if found:
-        again = " ".join(manifest.argv)
+        again = shell_line(manifest.argv)
         raise ConfigurationError(
             "\n".join(
                 [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -14,6 +13,7 @@ from testbed.checks.faults import Injection, injections
 from testbed.checks.logs import BlockDone
 from testbed.checks.stats import interval95
 from testbed.manifest import Manifest
+from testbed.printed import shell_line
 from testbed.report.columns import Cell, Table
 from testbed.report.measure import Operation, load_of
 from testbed.report.summary import RunSummary
@@ -28,12 +28,7 @@ def replay_command(manifest: Manifest, only: int | None = None) -> str:
         argv += ["--seed", str(manifest.seed)]
     if only is not None and not any(each.startswith("--only") for each in argv):
         argv += ["--only", str(only)]
-    return " ".join(map(_shell_word, argv))
-
-
-def _shell_word(word: str) -> str:
-    """As a word of a shell, which expands ~ only outside quotes."""
-    return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)
+    return shell_line(argv)
 
 
 RESULT_COLUMNS = {
