@@ -59,8 +59,8 @@ class TokenBucket:
 
 class LogLimit(logging.Filter):
     """Limits the warnings in a log, which strangers can cause as often as they like: at most
-    `burst` at once and `rate_per_s` after that. The next one says how many were left out. What we
-    say by ourselves (below WARNING) always passes."""
+    `burst` at once and `rate_per_s` after that. The next one says how many were left out. Our
+    own messages, which are below WARNING, always pass."""
 
     def __init__(self, rate_per_s: float, burst: float, clock: Callable[[], float]) -> None:
         super().__init__()

@@ -102,7 +102,7 @@ class Pool:
         self.proposed[request] = seq
 
     def withdraw(self, request: bytes, seq: int) -> bool:
-        """The proposal of `seq` came to nothing. True if the request stood there."""
+        """The proposal of `seq` was not executed. True if the request was in it."""
         if self.proposed.get(request) != seq:
             return False
         del self.proposed[request]

@@ -2,7 +2,7 @@
 
 The file appears then (written whole, by rename). It holds the wall time of the run's beginning; its
 other times count from there. The device draws its sends itself (`sends`). The load is open-loop: an
-operation is due at its intended time, whatever became of the one before, and its latency counts
+operation is due at its intended time, whatever happened to the one before, and its latency counts
 from then.
 """
 

@@ -112,7 +112,7 @@ class Device:
         return key
 
     async def _take(self, go: Go) -> None:
-        """A reading is due at each time of the plan, whatever became of the ones before. A device
+        """A reading is due at each time of the plan, whatever happened to earlier ones. A device
         that was started again leaves out what was due before."""
         for offset_ms in go.sends_ms:
             due_ns = go.due_ns(offset_ms)
