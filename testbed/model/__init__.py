@@ -1,1 +1,2 @@
-"""What can be computed instead of measured: small authentication groups, time to consensus."""
+"""Figures that are computed instead of measured: the risk of small authentication groups, and time
+to consensus."""

@@ -1,9 +1,10 @@
-"""What the work of a replica takes here, measured in this process: the prices of a calibration.
+"""Measures in this process how long each part of a replica's work takes: the prices of a
+calibration.
 
-The simulator's own run is measured with the product's signatures: each frame is opened and handled
-alone, on the thread's CPU clock, and signatures are timed apart. Only the disk and the loopback
-link are on the wall clock. `predict` fits what this leaves out (TLS, the event loop, the kernel) to
-real processes.
+A run of the simulator with the product's signatures is measured. Each frame is opened and handled
+alone, on the thread's CPU clock, and signatures are timed separately. Only the disk and the
+loopback link are timed on the wall clock. TLS, the event loop and the kernel are not in these
+prices: `predict` fits them to real processes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SHIPPED = Path(__file__).with_name("calibration.json")
 
 _REPLICAS = 4
 _BLOCKS = 48
-_DEVICES = 16  # in the run that tells records from blocks
+_DEVICES = 16  # in the run that separates the price of records from that of blocks
 _ROUND_TRIPS = 400
 _LINK_BYTES = 220  # a signed vote on the wire
 _QUANTILES = 40
@@ -47,7 +48,7 @@ _SEND_US = 50.0  # until it is fitted to real processes
 
 
 class Calibration(Document, frozen=True, kw_only=True):
-    """`machine` says in words where and how `costs` were found."""
+    """`machine` says in words where and how `costs` were measured."""
 
     schema: str = "testbed.calibration/1"
     machine: str
@@ -66,7 +67,7 @@ def measure_prices(directory: Path | None = None) -> Costs:
     _run(alone, devices=1, blocks=_BLOCKS)
     _run(many, devices=_DEVICES, blocks=_BLOCKS // 4)
     request = Price(median(alone.requests), 0.0)
-    base, crowded = median(alone.executions(1)), alone.or_of(many)
+    base, crowded = median(alone.executions(1)), alone.largest_blocks(many)
     record_us = max(0.0, (crowded.us - base) / max(crowded.records - 1, 1))
     kinds = {
         "Request": request,
@@ -111,7 +112,7 @@ class _Samples:
         self.checks: list[float] = []
         self.signs: list[float] = []
         self.requests: list[float] = []
-        self.prepared: list[tuple[str, float]] = []  # kind that led to it, us
+        self.prepared: list[tuple[str, float]] = []  # kind of the message that caused it, us
         self.executed: list[tuple[str, int, float]] = []  # the same, with records
         self.facts: list[Durable] = []
         self.stored: list[Stored] = []
@@ -123,17 +124,17 @@ class _Samples:
         )
 
     def beyond_handling(self, found: list[tuple[str, float]]) -> list[float]:
-        """What each took more than a message of its kind that leads to nothing."""
+        """How much longer each took than a message of its kind without such a consequence."""
         return [max(0.0, us - median(self.handled.get(kind) or [0.0])) for kind, us in found]
 
-    def or_of(self, many: _Samples) -> _Crowded:
-        """The blocks of `many` that are as large as they come."""
+    def largest_blocks(self, many: _Samples) -> _Crowded:
+        """The blocks of `many` that have the greatest number of records."""
         largest = max((count for _, count, _ in many.executed), default=1)
         return _Crowded(median(many.executions(largest)), largest)
 
 
 class _TimedScheme:
-    """A scheme whose time is told apart."""
+    """A scheme that measures its own time."""
 
     def __init__(self, scheme: Scheme, samples: list[float]) -> None:
         self.spent_ns = 0
@@ -151,7 +152,7 @@ class _TimedScheme:
 
 
 class _TimedSigner:
-    """A signer whose time is told apart."""
+    """A signer that measures its own time."""
 
     def __init__(self, signer: Signer, samples: list[float]) -> None:
         self.spent_ns = 0
@@ -172,7 +173,7 @@ class _TimedSigner:
 
 
 class _TimedMachine(Machine):
-    """Opens and handles each frame alone, and notes what that takes."""
+    """Opens and handles each frame alone, and notes how long that takes."""
 
     def __init__(self, samples: _Samples, **parts: Any) -> None:
         super().__init__(**parts)
@@ -263,8 +264,8 @@ def _run(samples: _Samples, *, devices: int, blocks: int) -> None:
 def _sync_us(
     facts: list[Durable], stored: list[Stored], genesis: Genesis | None, directory: Path | None
 ) -> float:
-    """Two facts and a block in one synced transaction, as a replica makes one for each block. The
-    first decile: what else is written to the disk delays the others."""
+    """The time for one synced transaction with two facts and a block: a replica makes one for each
+    block. The first decile counts, because other programs' writes delay the others."""
     assert genesis is not None
     took = []
     with tempfile.TemporaryDirectory(prefix="calibrate-", dir=directory) as folder:
@@ -281,7 +282,7 @@ def _sync_us(
 
 
 def _delays_us() -> tuple[int, ...]:
-    """Quantiles of half a round trip over TCP on loopback."""
+    """Quantiles of half a TCP round trip on loopback."""
     took = []
     server = socket.create_server(("127.0.0.1", 0))
     with server, socket.create_connection(server.getsockname()) as one, server.accept()[0] as other:

@@ -1,9 +1,9 @@
 """Mean time to consensus as the number of replicas grows: the paper's Fig. 4, as a small model.
 
-In the manner of the paper's reference (H. Sukhwani et al., "Performance Modeling of PBFT Consensus
-Process for Permissioned Blockchain Network", SRDS 2017: stochastic reward nets) but solved by hand:
-each phase is a Markov chain of two counts, and its mean time to absorption is summed exactly. What
-this reproduces and what not is in `README.md`. Measured times come in through `calibrate`.
+It follows the paper's reference (H. Sukhwani et al., "Performance Modeling of PBFT Consensus
+Process for Permissioned Blockchain Network", SRDS 2017: stochastic reward nets), but is solved by
+hand: each phase is a Markov chain of two counts, and its mean time to absorption is summed exactly.
+`README.md` says what this reproduces and what it does not. `calibrate` takes measured times.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ __all__ = [
 ]
 
 PAPER_RATIO = 5.34  # mean time at N = 100 over that at N = 4 (section "Performance model")
-# With this much work per message, in units of the delay, the model has that ratio: fitted.
+# Work per message, in units of the delay, with which the model has that ratio: fitted.
 PAPER_WORK_PER_DELAY = 0.10644
-_RATIO_MIN, _RATIO_MAX = 1e-4, 1e4  # work per delay that `calibrate` looks at
-_AT_BOUND = 0.1  # in the logarithm of that ratio
+_RATIO_MIN, _RATIO_MAX = 1e-4, 1e4  # range of work per delay that `calibrate` searches
+_AT_BOUND = 0.1  # step, in the logarithm of that ratio
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
-    """Both exponentially distributed and independent. `delay_ms`: mean from sending a message to
-    its arrival. `work_ms`: mean time for which a message that arrived keeps its receiver busy
-    (decode, verify, store); a replica does one at a time, the others queue."""
+    """Both times are exponentially distributed and independent. `delay_ms`: mean time from sending
+    a message to its arrival. `work_ms`: mean time for which an arrived message keeps its receiver
+    busy (decode, verify, store). A replica does one message at a time; the others queue."""
 
     delay_ms: float
     work_ms: float
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
-    """Mean times of the three phases as the primary of `replicas` replicas waits for them."""
+    """Mean times for which the primary of `replicas` replicas waits in the three phases."""
 
     replicas: int
     pre_prepare_ms: float
@@ -69,8 +69,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """`error` is the root mean square of (model - measured) / measured over all measured times.
-    `separated`: False if work and delay could not be told apart, so that one of them is at its
-    bound; runs with other numbers of replicas tell."""
+    `separated`: False if work and delay cannot be distinguished, so that one of them is at its
+    bound; then runs with other numbers of replicas are needed."""
 
     parameters: Parameters
     blocks: int
@@ -79,11 +79,11 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def phase_ms(senders: int, needed: int, parameters: Parameters, *, one_queue: bool = True) -> float:
-    """Mean time until `needed` of `senders` messages, all sent at 0, have arrived and been worked
-    off: by one receiver in turn (`one_queue`), or each by a receiver of its own.
+    """Mean time until `needed` of `senders` messages, all sent at 0, have arrived and been
+    processed: by one receiver in turn (`one_queue`), or each by a receiver of its own.
 
-    With a arrived and p worked off, the next event is an arrival at rate (senders - a) / delay or
-    an end of work at rate 1 / work (times a - p where each has its receiver), so
+    With a messages arrived and p processed, the next event is an arrival at rate (senders - a) /
+    delay or an end of work at rate 1 / work (times a - p if each has its own receiver), so
 
         E[a, p] = (1 + arrivals E[a+1, p] + ends E[a, p+1]) / (arrivals + ends), E[a, needed] = 0.
 
@@ -113,8 +113,8 @@ def phase_ms(senders: int, needed: int, parameters: Parameters, *, one_queue: bo
 
 def consensus_times(replicas: int, parameters: Parameters) -> Times:
     """Three phases, one after the other. The primary's own votes count at once, so each phase waits
-    for q-1 of n-1 others (q = 2f+1 for n = 3f+1): q-1 backups have the PRE-PREPARE, then their
-    PREPAREs, then as many COMMITs, have gone through the primary's queue."""
+    for q-1 of n-1 others (q = 2f+1 for n = 3f+1): first q-1 backups must have the PRE-PREPARE, then
+    q-1 PREPAREs and then q-1 COMMITs must have gone through the primary's queue."""
     quorum = Quorum.of(replicas)
     others, needed = replicas - 1, quorum.strong - 1
     votes = phase_ms(others, needed, parameters)
@@ -129,12 +129,13 @@ def consensus_times(replicas: int, parameters: Parameters) -> Times:
 def calibrate(observations: Sequence[Observation]) -> Calibration:
     """The parameters whose model is nearest to what was measured, in relative least squares.
 
-    Times scale with both parameters together, so for each work-per-delay the best scale is known in
-    closed form, and only that one ratio is searched for. Raises ConfigurationError if a time is 0.
+    Times scale with both parameters together. So for each ratio of work to delay the best scale is
+    known in closed form, and only this one ratio must be searched. Raises ConfigurationError if a
+    time is 0.
     """
     measured = [time for each in observations for time in (each.prepared_ms, each.committed_ms)]
     if not measured or min(measured) <= 0:
-        raise ConfigurationError("nothing to calibrate by: no block with both phases timed")
+        raise ConfigurationError("nothing to calibrate with: no block with both phases timed")
 
     def fitted(exponent: float) -> tuple[float, Parameters]:
         shape = Parameters(delay_ms=1.0, work_ms=math.exp(exponent))

@@ -31,12 +31,12 @@ __all__ = [
 ]
 
 EVENT_WORK_PER_DELAY = 0.0964  # with this the event model has the paper's ratio: fitted
-GOAL, GOAL_REPLICAS = 2.0, 100  # at most so many times the time of N = 4
+GOAL, GOAL_REPLICAS = 2.0, 100  # the goal: at most so many times the time of N = 4
 _QUANTILES = 200
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """At one N. `ratio` is to N = 4. `work_us`: per block and replica, by what it was for."""
+    """The figures at one N. `ratio` is to N = 4. `work_us`: per block and replica, by purpose."""
 
     replicas: int
     ms: Mean
@@ -66,7 +66,7 @@ class Curves(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def exponential_us(mean_ms: float) -> tuple[int, ...]:
-    """Delays of that mean as quantiles, for `Costs.delays_us`."""
+    """Exponential delays with this mean as quantiles, for `Costs.delays_us`."""
     steps = [-math.log(1 - (place + 0.5) / _QUANTILES) for place in range(_QUANTILES)]
     return tuple(round(1000 * mean_ms * step) for step in steps)
 
@@ -81,7 +81,8 @@ def curves(
     blocks: int,
     advance: Callable[[Timed], None] = lambda timed: None,
 ) -> Curves:
-    """N = 4 is added to the sizes if it is missing: ratios are to it."""
+    """Computes all curves. N = 4 is added to the sizes if it is missing, because ratios are to
+    it."""
     sizes = sorted({REPLICAS_MIN, *sizes})
     points = [
         Point(replicas=n, lever=lever, costs=costs, blocks=blocks)
@@ -142,8 +143,8 @@ def _curve(name: str, found: Sequence[tuple[int, Mean, dict[str, float]]]) -> Cu
 
 
 def risks(replicas: int) -> list[tuple[int, Fraction]]:
-    """(liars, how often they get a device in, per request) for a small group: with a tenth of the
-    replicas, and with as many as the consensus bears."""
+    """(liars, how often they get a device admitted, per request) for a small group: with a tenth of
+    the replicas as liars, and with as many as the consensus tolerates."""
     members, accepts = SMALL_GROUP
     faulty = Quorum.of(replicas).faulty
     return [
@@ -153,7 +154,7 @@ def risks(replicas: int) -> list[tuple[int, Fraction]]:
 
 
 def obstacle(curve: Curve) -> str:
-    """Whether the goal is reached, and if not, which work has grown most since N = 4."""
+    """Says whether the goal is reached, and if not, which work has grown most since N = 4."""
     first, last = curve.rows[0], curve.rows[-1]
     found = f"{curve.name}: N = {last.replicas} takes {last.ratio:.2f} times N = {first.replicas}"
     if last.replicas < GOAL_REPLICAS:

@@ -24,7 +24,7 @@ _HEIGHT_IN = 8.6
 _TEXT_CHARACTERS = 118
 _MARKERS = "osD^vP*X"
 _LABELS_APART = 1.105  # factor on a logarithmic axis
-_LEAST = 0.55  # of the ratios' axis: below 1 is room for the legend
+_LEAST = 0.55  # of the ratios' axis: the part below 1 is room for the legend
 
 
 def draw(found: Curves, measured: Sequence[Compared], kind: str) -> bytes:
@@ -33,7 +33,7 @@ def draw(found: Curves, measured: Sequence[Compared], kind: str) -> bytes:
         made = figure(_HEIGHT_IN, None)
         made.subplots_adjust(top=0.965, bottom=0.14, hspace=0.42)
         grid = made.add_gridspec(3, 1, height_ratios=(5, 2.4, 2.4))
-        # Groups concern access requests alone.
+        # Groups matter only for access requests.
         core = [curve for curve in found.core if curve.name != Lever.GROUP.value]
         _ratios(made.add_subplot(grid[0]), found, core, measured)
         if core:
@@ -76,7 +76,8 @@ def _ratios(axes: Axes, found: Curves, core: Sequence[Curve], measured: Sequence
 
 
 def _loopback(axes: Axes, measured: Sequence[Compared]) -> None:
-    """All replicas on one machine's cores, without link delays: a pair of its own."""
+    """Two curves, predicted and measured, with all replicas on one machine's cores and without link
+    delays."""
     base = next((each for each in measured if each.replicas == REPLICAS_MIN), None)
     if base is None:
         return
@@ -105,12 +106,12 @@ def _line(axes: Axes, curve: Curve, colour: str, line: str, marker: str) -> None
 
 
 def _ends(axes: Axes, core: Sequence[Curve]) -> None:
-    """The last ratio of each curve beside it, none over another."""
+    """Writes the last ratio of each curve beside it, so that the texts do not overlap."""
     ends = sorted((curve.rows[-1].ratio, place) for place, curve in enumerate(core))
     ats: list[float] = []
     for ratio, _ in ends:
         ats.append(max(ratio, ats[-1] * _LABELS_APART) if ats else ratio)
-    # As far above their curves as below, in the mean.
+    # On average the texts are as far above their curves as below.
     shift = math.prod(r / at for at, (r, _) in zip(ats, ends, strict=True)) ** (1 / len(ends))
     for at, (ratio, place) in zip(ats, ends, strict=True):
         axes.annotate(
@@ -125,7 +126,7 @@ def _ends(axes: Axes, core: Sequence[Curve]) -> None:
 
 
 def _work(axes: Axes, core: Sequence[Curve]) -> None:
-    """Of a replica, per block: at the smallest and the largest N of each curve."""
+    """Bars of a replica's work per block, at the smallest and the largest N of each curve."""
     rows = [(curve.name, row) for curve in core for row in (curve.rows[0], curve.rows[-1])]
     for place, (_, row) in enumerate(rows):
         left = 0.0

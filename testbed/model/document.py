@@ -1,4 +1,4 @@
-"""Files that `testbed model` wrote and reads again: a calibration, measured rounds."""
+"""Reads files that `testbed model` wrote: a calibration, measured rounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ DOCUMENT_BYTES_MAX = 1024 * 1024
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """`schema` says what a file is. Each kind has a default, and no other is read."""
+    """`schema` says what a file is. Each kind of file has one default, and no other schema is
+    read."""
 
     schema: str
 

@@ -22,7 +22,7 @@ from testbed.model.consensus import Parameters
 
 __all__ = ["Mean", "committed_ms", "mean_committed_ms", "mean_of"]
 
-_MESSAGES_WANTED = 200_000  # of all runs of one size together: fewer runs where a run is longer
+_MESSAGES_WANTED = 200_000  # in all runs of one size together: longer runs are fewer
 _RUNS_MIN = 12
 _RUNS_MAX = 4000
 _Z_95 = 1.96
@@ -44,7 +44,8 @@ class _Kind(Enum):
 
 
 def mean_of(values: Iterable[float]) -> Mean:
-    """By the normal distribution: for many values. The interval of one value is that value."""
+    """Uses the normal distribution, so it needs many values. The interval of one value is that
+    value."""
     found = list(values)
     value = fmean(found)
     half = _Z_95 * stdev(found) / math.sqrt(len(found)) if len(found) > 1 else 0.0
@@ -72,15 +73,15 @@ class _Consensus:
         self._strong = Quorum.of(replicas).strong
         self._delay_ms, self._work_ms = parameters.delay_ms, parameters.work_ms
         self._random = random
-        self._order = count()  # between equal times
+        self._order = count()  # decides between equal times
         self._heap: list[tuple[float, int, int, _Kind, bool]] = []
-        self._free_ms = [0.0] * replicas  # when each server has worked off what it has
+        self._free_ms = [0.0] * replicas  # when each server has processed its queue
         self._prepares = [0] * replicas
         self._commits = [0] * replicas
         self._accepted = [False] * replicas
         self._prepared = [False] * replicas
         self._committed = [False] * replicas
-        self._done = 0  # how many of them have
+        self._done = 0  # how many replicas have committed
 
     def play(self) -> float:
         self._accepted[0] = True

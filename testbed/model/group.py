@@ -1,7 +1,7 @@
-"""How sure an authentication group is that is smaller than 2f+1: exact, for every size.
+"""The risk of an authentication group that is smaller than 2f+1: exact, for every size.
 
-The sums are `chain.ledger.auth_group`'s, the very ones that the policy is judged by; here stand
-the limits of what makes sense, the table over m, and how such numbers are written.
+The sums are those of `chain.ledger.auth_group`, which also judge the policy. This module has the
+limits of the parameters, the table over m, and the format of such numbers.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ FORMULA = (
 class GroupRisk(msgspec.Struct, frozen=True, kw_only=True):
     """`m` members are drawn from `n` replicas of which `f` are faulty; `k` accepts admit.
 
-    `false_accept`: faulty members alone admit any device. `denial`: they refuse an honest one.
-    Both are per draw: an accomplice of theirs may ask again with another nonce.
+    `false_accept`: faulty members alone admit any device. `denial`: they refuse an honest one. Both
+    are per draw: an accomplice may ask again with another nonce.
     """
 
     n: int
@@ -42,7 +42,8 @@ class GroupRisk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def group_risk(n: int, f: int, m: int, k: int | None = None) -> GroupRisk:
-    """Exactly. Without `k`, a majority of m. Raises ConfigurationError for what makes no sense."""
+    """The exact risk. `k` is a majority of m if it is not given. Raises ConfigurationError for
+    impossible parameters."""
     _check(n, f)
     if not 1 <= m <= n:
         raise ConfigurationError(f"-m {m}: a group has 1 to n = {n} members")
@@ -55,8 +56,8 @@ def group_risk(n: int, f: int, m: int, k: int | None = None) -> GroupRisk:
 
 
 def group_table(n: int, f: int, k: int | None = None) -> tuple[GroupRisk, ...]:
-    """Over m, to where f liars can do nothing: odd sizes to 2f+1 with k a majority; with a fixed
-    k, from k to k+f."""
+    """The risks over m, up to the size at which f liars can do nothing: odd sizes to 2f+1 if k is a
+    majority; from k to k+f if k is fixed."""
     _check(n, f)
     if k is None:
         return tuple(group_risk(n, f, m) for m in range(1, min(2 * f + 1, n) + 1, 2))
@@ -66,7 +67,8 @@ def group_table(n: int, f: int, k: int | None = None) -> tuple[GroupRisk, ...]:
 
 
 def scientific(value: Fraction, digits: int = 4) -> str:
-    """To `digits` significant digits, however small: a float would end at 1e-308."""
+    """Writes a number with `digits` significant digits, however small it is. A float would end at
+    1e-308."""
     if value.denominator == 1:
         return str(value.numerator)
     context = Context(prec=digits + 10)

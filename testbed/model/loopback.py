@@ -1,4 +1,5 @@
-"""Real replica processes on this machine, one request after the other: what a model is held to."""
+"""Real replica processes on this machine, one request after the other. A model is compared with
+these times."""
 
 from __future__ import annotations
 
@@ -24,12 +25,12 @@ __all__ = ["Measured", "measure_loopback"]
 
 _PAYLOAD_BYTES = 512
 _WARM_UP = 10
-# A busy machine must not change views: what is timed is the normal case.
+# Long timeouts: the normal case is timed, so a busy machine must not cause view changes.
 _NORMAL_CASE = Consensus(view_timeout_us=10_000_000)
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """`ms`: from a block's proposal to its execution, at its proposer; the median. `cpu_us`: per
+    """`ms`: median time from a block's proposal to its execution, at its proposer. `cpu_us`: per
     block and replica."""
 
     replicas: int
@@ -62,7 +63,8 @@ def measure_loopback(replicas: int, blocks: int, say: Say) -> Measured:
 async def _load(
     network: Network, blocks: int, of: list[Device], say: Say
 ) -> tuple[int, int, float]:
-    """A closed loop: (height before, height after, CPU time of all replicas between them)."""
+    """Runs a closed loop. Returns (height before, height after, CPU time of all replicas in
+    between)."""
     client = Client(network, body_source=len(network.replicas) - 1)
     await client.connect()
     load = Load(client, of, _PAYLOAD_BYTES)

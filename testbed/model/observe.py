@@ -1,6 +1,6 @@
-"""What a run says of the phases of its blocks (for `consensus.calibrate`).
+"""What a run's files say about the phases of its blocks (for `consensus.calibrate`).
 
-If it was traced, also what it says of links and disks (for `real_core`).
+If the run was traced, also what they say about links and disks (for `real_core`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from testbed.report.where import where_of
 
 __all__ = ["Observed", "observe", "observe_hardware"]
 
-_DELAYS_MIN = 20  # known ones, or their distribution says nothing
+_DELAYS_MIN = 20  # so many delays must be known for a distribution
 _QUANTILES = 40
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
-    """As in `testbed.simulate.costs.Costs`: quantiles of what a link takes, and a sync."""
+    """Quantiles of a link's delay, and the time of a sync, as in `testbed.simulate.costs.Costs`."""
 
     delays_us: tuple[int, ...]
     sync_us: float
@@ -34,7 +34,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def observe(run: RunFolder) -> Observation:
-    """Means over all blocks whose proposer timed both phases, each on that proposer's clock.
+    """Means over all blocks for which the proposer timed both phases, on its own clock.
 
     Raises ConfigurationError if there is none.
     """
@@ -61,7 +61,7 @@ def observe(run: RunFolder) -> Observation:
 
 def observe_hardware(run: RunFolder) -> Observed:
     """Links: from a gateway's send until a replica has read it. Syncs: at all replicas, between
-    prepared and the COMMIT. Raises ConfigurationError if the traces do not tell."""
+    prepared and the COMMIT. Raises ConfigurationError if the traces are not enough."""
     evidence = Evidence(run)
     where = where_of(evidence, operations(evidence))
     links = [step for _, steps in where.paths for step in steps if step.hop is Hop.ARRIVED]
@@ -74,7 +74,7 @@ def observe_hardware(run: RunFolder) -> Observed:
         bound_ms = max(step.bound_ns for step in links) / 1e6
         raise ConfigurationError(
             f"{run.path}: of {len(links)} requests only {len(known)} have a link delay above the "
-            f"bound of the clocks ({bound_ms:.3g} ms): these links are faster than can be told"
+            f"bound of the clocks ({bound_ms:.3g} ms): these links are too fast to be measured"
         )
     return Observed(
         delays_us=tuple(round(us) for us in quantiles(known, n=_QUANTILES)),

@@ -1,12 +1,12 @@
 """Fits a calibration to real processes at few replicas, predicts more, and says how wrong it was.
 
-Prices measured in one process leave out TLS, the event loop and the kernel. One number stands for
-them and is fitted to the CPU time of real replicas: the cost of a write that sends frames to a
+Prices measured in one process leave out TLS, the event loop and the kernel. One number represents
+these and is fitted to the CPU time of real replicas: the cost of a write that sends frames to a
 party.
 
-A machine's speed moves from minute to minute. So all is measured in rounds: each measures prices
-and every size again. A round's fit predicts what the same round measured, and only the ratios of
-the two are compared between rounds.
+A machine's speed changes from minute to minute. So everything is measured in rounds: each round
+measures prices and every size again. The fit of a round predicts the measurements of the same
+round, and only their ratios are compared between rounds.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ __all__ = [
     "read_predictions",
 ]
 
-_PASSES = 4  # of fitting: what is dropped unread depends on when it comes
+_PASSES = 4  # of fitting: it repeats, because which votes are dropped unread depends on the times
 _BLOCKS = 24
 _OTHERS = ("open", "handle", "execute", "check", "sign")  # on a CPU, beside sending
-# CPU time that others' load inflates must not turn into a price that no machine has.
+# Load of others increases CPU time, and must not lead to a price that no machine has.
 _SEND_US_MIN, _SEND_US_MAX = 10.0, 400.0
 
 _Time = Annotated[float, Meta(ge=1e-6, le=1e9)]
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one round, at one size: times to consensus at the proposer, one request at a time, and CPU
-    time per block and replica."""
+    """The figures of one round at one size: time to consensus at the proposer with one request at a
+    time, and CPU time per block and replica."""
 
     replicas: Annotated[int, Meta(ge=REPLICAS_MIN, le=REPLICAS_MAX)]
     predicted_ms: _Time
@@ -74,7 +74,8 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Predictions(Document, frozen=True, kw_only=True):
-    """As a file. `machine` says in words where; `fitted_to` which sizes were fitted to."""
+    """All rounds, as a file. `machine` says in words where they were measured; `fitted_to` names
+    the sizes that the fit used."""
 
     schema: str = "testbed.model.predict/2"
     machine: str
@@ -84,8 +85,8 @@ class Predictions(Document, frozen=True, kw_only=True):
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """One size over all rounds: medians, with the interval that the variation between rounds gives.
-    `ratio` and `cpu_ratio`: predicted to measured, paired by round."""
+    """One size over all rounds: medians, with intervals from the variation between rounds. `ratio`
+    and `cpu_ratio`: predicted to measured, paired by round."""
 
     replicas: int
     fitted_to: bool
@@ -112,8 +113,8 @@ def read_predictions(path: Path) -> Predictions:
 def measure_rounds(
     fit: Sequence[int], others: Iterable[int], *, rounds: int, blocks: int, say: Say
 ) -> Predictions:
-    """Real networks of all sizes, `blocks` at each size in each round. Every second round visits
-    them from the largest to the smallest. Raises LabFault."""
+    """Measures real networks of all sizes, `blocks` at each size in each round. Every second round
+    goes from the largest to the smallest. Raises LabFault."""
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     sizes = sorted({*fit, *others})
     found: list[tuple[Costs, dict[int, Measured]]] = []
@@ -142,7 +143,7 @@ def _round(prices: Costs, measured: dict[int, Measured], fit: Sequence[int], cor
 
 
 def fitted(costs: Costs, measured: Sequence[Measured], cores: int) -> Costs:
-    """The costs whose CPU time is nearest to what was measured, in relative least squares."""
+    """The costs that predict the measured CPU time best, in relative least squares."""
     changed = costs
     for _ in range(_PASSES):
         sends, rest = [], []  # of what was measured
@@ -170,13 +171,13 @@ def predict(costs: Costs, measured: Measured, cores: int) -> Prediction:
 
 
 def _timed(costs: Costs, like: Measured, cores: int) -> Timed:
-    """All replicas share the cores of this machine."""
+    """Runs a prediction in which all replicas share the cores of this machine."""
     shared = msgspec.structs.replace(costs, cores=cores, shared=True)
     return timed(Point(replicas=like.replicas, lever=Lever.PRODUCT, costs=shared, blocks=_BLOCKS))
 
 
 def compared(found: Predictions) -> list[Compared]:
-    """By size."""
+    """The comparison by size."""
     rows = []
     for sizes in zip(*(one.sizes for one in found.rounds), strict=True):
         predicted, measured = (

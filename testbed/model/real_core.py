@@ -28,20 +28,20 @@ BATCH = 64  # requests in flight under `Lever.BATCHES`
 CORES = 4  # of each replica under `Lever.CORES`
 SMALL_GROUP = (15, 8)  # members, accepts
 _BLOCKS_SKIPPED = 1  # the first one has the enrolment
-_BATCHES_SKIPPED = 4  # the first ones have enrolments, and what gathered meanwhile
-_VIEW_TIMEOUT_US = 600_000_000  # no view changes, no retries: what is timed is the normal case
+_BATCHES_SKIPPED = 4  # the first blocks have enrolments, and requests that gathered meanwhile
+_VIEW_TIMEOUT_US = 600_000_000  # no view changes and no retries, because the normal case is timed
 _PATIENCE_US = 3_600_000_000
 
 
 class Lever(Enum):
-    """What is done against the cost of votes. The first four stand alone on top of `PLAIN`."""
+    """A measure against the cost of votes. Each of the four after `PLAIN` is used alone."""
 
     PLAIN = "plain"  # every vote verified, one core, one request per block
     SUPERFLUOUS = "superfluous votes unverified"
     COMMITS = "COMMITs counted by link"
     CORES = f"checks on {CORES} cores"
     BATCHES = f"batches of {BATCH}"
-    PRODUCT = "the product"  # the first two together, as boards run it
+    PRODUCT = "the product"  # the first two measures together, as boards run it
     GROUP = f"the product, groups of {SMALL_GROUP[0]}"  # of an access request
     ALL = "all together"
 
@@ -91,8 +91,8 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
 
     `consensus_ms`: of each block, from the proposal until 2f+1 replicas have executed it.
     `proposer_ms`: of each block, until the proposer has. `access_ms`: the first access request,
-    from the device until 2f+1 replicas have executed it. `work_us`: per block and replica, by what
-    it was for; `counts` the same in numbers.
+    from the device until 2f+1 replicas have executed it. `work_us`: per block and replica, by
+    purpose; `counts`: how often, likewise.
     """
 
     replicas: int
@@ -176,7 +176,7 @@ def _scenario(point: Point) -> Scenario:
 
 
 def _checkpoint_interval(replicas: int) -> int:
-    """The default one, or the longest of its halves with which a NEW-VIEW fits into a frame."""
+    """The default interval, halved until a NEW-VIEW fits into a frame."""
     interval = Consensus().checkpoint_interval
     while interval and Consensus(checkpoint_interval=interval).replicas_max < replicas:
         interval //= 2
@@ -190,7 +190,8 @@ def sweep(
     executor: Executor,
     advance: Callable[[Timed], None] = lambda timed: None,
 ) -> list[Timed]:
-    """Each point, in their order; the longest are begun first."""
+    """Runs all points and returns their results in the same order. The longest are started
+    first."""
     order = sorted(range(len(points)), key=lambda place: -points[place].replicas)
     futures = {executor.submit(timed, points[place]): place for place in order}
     found: dict[int, Timed] = {}

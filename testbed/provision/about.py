@@ -20,13 +20,13 @@ def read(path: str) -> str | None:
 
 
 def first(pattern: str, path: str) -> str | None:
-    """What the pattern's group is in the first line of a file that it fits."""
+    """The pattern's group in the first line of a file that matches."""
     found = re.search(pattern, read(path) or "", re.MULTILINE)
     return found[1] if found else None
 
 
 def main() -> None:
-    """One JSON object."""
+    """Prints one JSON object."""
     about = {
         "kernel": platform.release(),
         "machine": platform.machine(),

@@ -1,4 +1,4 @@
-"""Runs on a host: which of these ports nobody listens on; see `ports`.   ADDRESS COUNT PORTS
+"""Runs on a host: finds ports on which nobody listens; see `ports`.   ADDRESS COUNT PORTS
 
 Prints at most COUNT of the JSON list PORTS, as a JSON list.
 """
@@ -13,7 +13,7 @@ __all__ = ["bindable"]
 
 
 def bindable(address: str, count: int, candidates: list[int]) -> list[int]:
-    """The first `count` of them that can be bound at the address."""
+    """The first `count` ports that can be bound at the address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     found: list[int] = []
     for port in candidates:

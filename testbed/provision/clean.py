@@ -1,7 +1,7 @@
 """Removing what an earlier run left in its processes' directories on a host.
 
-A run starts from nothing but keys: an old ledger, outbox or event log would otherwise be taken for
-its own. Keys stay where they were made, with what flashing a device left.
+A run starts only with keys, because an old ledger, outbox or event log would count as its own. Keys
+stay where they were made, and so do the files of a flashed board.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["clean"]
 
 
 def clean(host: Host, nodes: Sequence[Node]) -> None:
-    """Leave only keys in the directories of these processes, all of which stand still."""
+    """Leave only keys in the directories of these processes. None of them may run."""
     names = [node.name for node in nodes if node.host == host.name]
     if names:
         host.run(shell("provision/clean.sh", *names))

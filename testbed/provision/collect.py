@@ -1,6 +1,6 @@
-"""Bring home what a run left on its hosts: event logs, ledgers, serial logs, what hosts are.
+"""Bring home what a run left on its hosts: event logs, ledgers, serial logs, facts about the hosts.
 
-Never keys, tokens or passwords: only the files named here are fetched.
+Keys, tokens and passwords are never fetched, because only files named here are.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ _HOLDERS = ("replica", "spare")  # of a ledger
 
 
 def collect(deployment: Deployment, run: RunFolder) -> list[str]:
-    """Fetch everything; answers what could not be had, in words (a gap, not a failure)."""
-    # A spare that stands by has left nothing; where a lab was only attached, its host is not open.
+    """Fetch everything. Returns in words what could not be fetched: a gap, not a failure."""
+    # A spare that never ran has left nothing; if the lab was only attached, its host is not open.
     begun = deployment.begun
     there = [node for node in deployment.nodes if node.role != "spare" or node.name in begun]
-    # Of a lab that runs, ledgers come last: they hold every block that a log has a receipt of.
+    # In a running lab ledgers are copied last, so that they have every block for which a log has a
+    # receipt.
     holders = [node for node in there if node.role in _HOLDERS]
     others = [node for node in there if node.role not in _HOLDERS]
     nodes = [
@@ -41,7 +42,7 @@ def collect(deployment: Deployment, run: RunFolder) -> list[str]:
 
 
 def _node(deployment: Deployment, node: Node, run: RunFolder) -> list[str]:
-    """Fetch each file that the process left; answers which are missing or could not be read."""
+    """Fetch each file that the process left. Returns which are missing or could not be read."""
     host = deployment.host(node)
     wanted = {str(host.log_path(node.unit)): f"raw/log/{node.name}.log"}
     owed = set()

@@ -1,7 +1,7 @@
-"""The files that each process starts with: pure, from layout, material and ports.
+"""The files with which each process starts, from layout, material and ports. Pure.
 
 Paths in configs are relative to the config file, so the same bytes work wherever a host keeps its
-root. What is secret is marked by its mode.
+root. Secret files have a mode that says so.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class File:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where each listening process is reached on the data network, by its name."""
+    """The address of each listening process on the data network, by its name."""
 
     lab: Lab
     ports: Mapping[str, int]
@@ -87,7 +87,7 @@ def files_of(
     material: Material,
     ports: Mapping[str, int],
 ) -> Iterator[File]:
-    """What this process needs before it starts (boards are flashed instead)."""
+    """The files that this process needs before it starts (boards are flashed instead)."""
     at = Addresses(lab, ports)
     metrics = metrics_address(node, nodes, lab)
     if node.role in ("replica", "spare", "gateway", "environment", "mobile"):
@@ -117,12 +117,13 @@ def files_of(
 
 
 def board_directory(board: Node) -> str:
-    """Where a board's host keeps its firmware, key and port, relative to the host's root."""
+    """The directory with a board's firmware, key and port on its host, relative to the host's
+    root."""
     return str(board.directory)
 
 
 def security_document(material: Material) -> bytes:
-    """Who may log in at the broker when it starts."""
+    """The logins that the broker has when it starts."""
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "security.json"
         write_security(path, network_name(material.genesis), material.users)
@@ -135,16 +136,17 @@ def network_name(genesis: Genesis) -> str:
 
 
 def metrics_address(node: Node, nodes: Sequence[Node], lab: Lab) -> Address | None:
-    """Where a process answers Prometheus, if it does. Each has a port of its own: some share a
-    host."""
-    if lab.metrics is None or not _tells(node, lab):
+    """The address at which a process answers Prometheus, if it does. Each has a port of its own,
+    because some share a host."""
+    if lab.metrics is None or not _has_metrics(node, lab):
         return None
-    before = sum(_tells(other, lab) for other in nodes[: nodes.index(node)])
+    before = sum(_has_metrics(other, lab) for other in nodes[: nodes.index(node)])
     return Address(lab.metrics.listen, lab.metrics.port + before)
 
 
-def _tells(node: Node, lab: Lab) -> bool:
-    """Boards run no process of ours, and Mosquitto has its own topics for this."""
+def _has_metrics(node: Node, lab: Lab) -> bool:
+    """Whether a process can answer Prometheus. Boards run no process of ours, and Mosquitto has its
+    own topics for this."""
     return node.role != "board" and (node.role != "broker" or lab.broker_kind() == "embedded")
 
 
@@ -190,7 +192,7 @@ def _replica(node: Node, nodes: Sequence[Node], material: Material, at: Addresse
 def broker_config(
     node: Node, lab: Lab, ports: Mapping[str, int], metrics: Address | None
 ) -> BrokerConfig:
-    """Of the process `node`, which is a broker."""
+    """The config of the process `node`, which is a broker."""
     host, port = Addresses(lab, ports).of(node)
     carriers = ports.get(carriers_socket(node))
     return BrokerConfig(

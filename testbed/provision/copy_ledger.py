@@ -1,4 +1,4 @@
-"""Runs on a host: copies a replica's ledger while nobody else is stopped for it.   FROM TO"""
+"""Runs on a host: copies a replica's ledger without stopping anybody.   FROM TO"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A network of processes on hosts: set up, started, watched over, stopped.
 
-The steps are the same on this machine and over SSH, because hosts are seen only through their
-port. Hosts are worked on in parallel; a host that fails is reported by name and the deployment
-does not go on without it: n never shrinks silently.
+The steps are the same on this machine and over SSH, because hosts are used only through their port.
+Hosts are worked on in parallel. A host that fails is reported by name and the deployment stops, so
+n never shrinks silently.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ Progress = Callable[[str], None]
 
 _DEVICES: Final[frozenset[NodeRole]] = frozenset({"mobile", "environment"})
 STOP_ORDER: Final = (_DEVICES, frozenset(PROCESS_ROLES) - _DEVICES)
-"""Each group is stopped at once, one group after the other."""
+"""Groups are stopped one after the other; all processes of a group at once."""
 
 
 class Deployment:
     """Use as a context manager: whatever was started is stopped on the way out.
 
-    `python` names the interpreter on each host that has our code installed. `lab` becomes the part
-    of it that `system` uses.
+    `python` names the interpreter on each host that has our code installed. `lab` keeps only the
+    part that `system` uses.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Deployment:
         self._material: Material | None = None
         self._ports: dict[str, int] = {}
         self.broker_version: str | None = None  # "mosquitto 2.0.11", or "embedded"
-        self.programs: dict[str, str] = {}  # what runs in place of a role's own, by name
-        self.begun: set[str] = set()  # the names of all that was ever started
+        self.programs: dict[str, str] = {}  # in place of the role's own, by process
+        self.begun: set[str] = set()  # names of all processes that were ever started
         self._started: list[Node] = []
         self._held_down: set[Node] = set()
 
@@ -122,7 +122,8 @@ class Deployment:
     # --- set-up ---------------------------------------------------------------------------------
 
     def set_up(self) -> None:
-        """Ports, keys, genesis, configs, flashed boards; nothing runs yet."""
+        """Chooses ports, makes keys and genesis, writes configs, flashes boards. Starts nothing
+        yet."""
         at_once(self._check_broker, self.with_role("broker"))
         self._progress("choosing ports and making keys")
         at_once(lambda name: clean(self.hosts[name], self.nodes), self.hosts)
@@ -145,7 +146,8 @@ class Deployment:
         return dict(zip(names, ports, strict=True))
 
     def _check_broker(self, node: Node) -> None:
-        """The kind of broker that the inventory asks for, or its absence, before anything else."""
+        """Looks for the kind of broker that the inventory asks for, before anything else. Raises
+        HostFault if it is missing."""
         kind, host = self.lab.broker_kind(), self.host(node)
         self.broker_version = kind
         if kind == "embedded":
@@ -173,7 +175,8 @@ class Deployment:
             self._flash(board)
 
     def _link_port(self, board: Node) -> None:
-        """A device was flashed before (`testbed flash`); now its port is looked up by identity."""
+        """A real board was flashed before (`testbed flash`); its port is looked up by identity
+        now."""
         host = self.host(board)
         if not host.exists(board.file(FLASHED)):
             raise ConfigurationError(f"board {board.name} is not flashed; testbed flash -i FILE")
@@ -199,7 +202,7 @@ class Deployment:
     # --- running --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start everything but spares, role by role, waiting for each to be ready."""
+        """Start everything except spares, role by role, and wait until each is ready."""
         for role in PROCESS_ROLES:
             nodes = self.with_role(role)
             if nodes and role != "spare":
@@ -208,7 +211,8 @@ class Deployment:
                 at_once(self.wait_ready, nodes)
 
     def start_node(self, node: Node) -> None:
-        """Start one process (again); an older ready file does not count. A device just runs."""
+        """Start one process (again). An older ready file does not count. Does nothing for a real
+        board, which always runs."""
         if not self._is_process(node):
             return
         self.host(node).run(["rm", "-f", node.file(READY)])
@@ -219,7 +223,8 @@ class Deployment:
 
     @property
     def processes(self) -> list[Node]:
-        """All nodes but plugged boards, which run by themselves, and spares that still stand by."""
+        """All nodes except plugged boards, which run by themselves, and spares that were not
+        started."""
         there = (node for node in self.nodes if node.role != "spare" or node.name in self.begun)
         return [node for node in there if self._is_process(node)]
 
@@ -228,18 +233,18 @@ class Deployment:
 
     def hold_down(self, node: Node, timeout_s: float = HOLD_DOWN_S) -> None:
         """End one process and keep it from coming back, until `start_node`. It has `timeout_s` to
-        end in good order; what its supervisor has just begun again ends too."""
+        end properly. If its supervisor has just started it again, the new process ends too."""
         self._held_down.add(node)
         self.host(node).stop(node.unit, timeout_s=timeout_s)
 
     def restart(self, node: Node) -> None:
-        """End one process, if it runs, and start it again: also one that was given up."""
+        """End one process if it runs, and start it again, even if it was given up."""
         self.host(node).stop(node.unit)
         self.start_node(node)
         self.wait_ready(node)
 
     def revive(self, node: Node) -> None:
-        """Its host was away and is back, after a power cut say: what should run there runs."""
+        """Makes a process run again after its host came back, for example after a power cut."""
         if node in self._started and node not in self._held_down:
             self.host(node).start(self.unit(node))
 
@@ -253,7 +258,8 @@ class Deployment:
         return Unit(name=node.unit, argv=tuple(argv))
 
     def wait_ready(self, node: Node) -> None:
-        """Until the process says that it serves; else LabFault with the end of its log."""
+        """Wait until the process says that it serves. Otherwise raises LabFault with the end of its
+        log."""
         host = self.host(node)
         ready = node.file("port" if node.role == "board" else READY)
         deadline_s = time.monotonic() + READY_S_MAX * host.slowness
@@ -267,21 +273,21 @@ class Deployment:
             time.sleep(READY_POLL_S)
 
     def log_tail(self, node: Node) -> str:
-        """The end of what a process printed."""
+        """The last lines that a process printed."""
         log = str(self.host(node).log_path(node.unit))
         printed = self.host(node).run(["tail", "-c", str(LOG_TAIL_CHARS), log], check=False)
-        # A process that is restarted says the same again and again: once is enough.
+        # A process that is restarted again and again prints the same: once is enough.
         lines = dict.fromkeys(printed.stdout.strip().splitlines())
         return "\n".join(lines) or "(it printed nothing)"
 
     def go(self, plans: Mapping[str, bytes]) -> None:
-        """Hand each device its plan (`nodes.device.workload`): the run begins."""
+        """Begin the run: give each device its plan (`nodes.device.workload`)."""
         at_once(lambda name: self.put(self.node(name), File(GO, plans[name])), plans)
 
     def stop(self) -> None:
-        """Stop all that was started: devices first, then at once what they talk to.
+        """Stop all that was started: devices first, then all that they talk to at once.
 
-        A host that is gone does not keep the other processes from being stopped; it is reported
+        If a host is gone, the other processes are stopped all the same; the host is reported
         afterwards.
         """
         started, self._started = self._started, []

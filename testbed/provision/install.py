@@ -1,12 +1,12 @@
 """Making a host ready: probe it, bring what it lacks, build its environment, prove that it works.
 
-One host at a time; `testbed.provision.fleet` does many. Everything stands below the host's root:
+This module handles one host; `testbed.fleet` handles many. Everything is below the host's root:
 
     env/            the Python environment; env/stamp.json says what it was made from
     <process>/keys  made there by `nodes.keygen`; a private key never leaves its host
 
-An environment is built beside the old one and takes its place when it has proved itself, so a
-host is ready or as it was before. A host whose stamp says what is wanted is left alone.
+An environment is built beside the old one and replaces it after its self-test, so a host is either
+ready or as it was before. If the stamp of a host has what is wanted, the host is left alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PYTHON = "env/bin/python"
 """The interpreter with our code, below a host's root."""
 
 DISK_FREE_MIN_MB = 200
-"""For an environment (some 120 MB, for a moment twice its code) and a run's files."""
+"""Space for an environment (some 120 MB, for a moment its code twice) and a run's files."""
 
 INSTALL_S_MAX = 300.0
 HEALTH_S_MAX = 30.0
@@ -54,7 +54,8 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What one host lacks. Empty `changes`: nothing. `do` carries them out and tells each."""
+    """What one host lacks. `changes` is empty if it lacks nothing. `do` makes the changes and
+    reports each step."""
 
     host: Host
     facts: Facts
@@ -87,7 +88,7 @@ class Installation:
         return tuple(found)
 
     def do(self, step: Callable[[str], None]) -> None:
-        """Raises LabFault; the host is then as it was before."""
+        """Raises LabFault; then the host is as it was before."""
         if self.rebuilds:
             self._check_disk()
             step("bringing wheels")
@@ -104,7 +105,7 @@ class Installation:
             step("making keys")
             make_keys = [PYTHON, "-m", "nodes.keygen", "--dir", f"{name}/keys"]
             self.host.run(make_keys)
-        # Last, so that a host that was interrupted anywhere is not taken for ready.
+        # The stamp comes last, so an interrupted installation never counts as ready.
         stamp = msgspec.structs.replace(self.wanted, tree=tree(self.host, PYTHON))
         self.host.put(msgspec.json.encode(stamp), STAMP)
 
@@ -129,7 +130,8 @@ class Installation:
             raise HostFault(self.host.name, action, result.stderr.strip()[-1500:])
 
     def _prove(self) -> None:
-        """A unit starts under this host's supervisor, imports everything and writes its files."""
+        """Runs the self-test as a unit of this host's supervisor: it imports everything and writes
+        files."""
         host = self.host
         host.run(["rm", "-rf", "health"])
         host.run(["mkdir", "health"])
@@ -153,7 +155,7 @@ class Installation:
 def plan_installation(
     lab: Lab, host: SshHost, nodes: Sequence[Node], wheelhouse: Wheelhouse
 ) -> Installation:
-    """What `host` lacks; makes the archives for it here if they are not in the cache.
+    """Finds what `host` lacks. Makes the archives for it here if they are not in the cache.
 
     Raises LabFault for a host that cannot be made ready.
     """

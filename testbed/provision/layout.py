@@ -1,6 +1,6 @@
-"""Which process runs where under which name, and on which port: pure, from the inventory alone.
+"""Which process runs where, under which name and on which port, from the inventory alone. Pure.
 
-Starting them is in `deployment`, what their configs say in `configs`.
+`deployment` starts them; `configs` writes their configs.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from inventory.model import Lab
 __all__ = ["PROCESS_ROLES", "Node", "NodeRole", "carriers_socket", "layout", "sockets", "unit_of"]
 
 NodeRole = Literal["broker", "board", "replica", "spare", "gateway", "environment", "mobile"]
-# In the order in which they are started: whoever others wait for comes first.
+# In the order of starting: processes for which others wait come first.
 PROCESS_ROLES: tuple[NodeRole, ...] = get_args(NodeRole)
 
 
 @dataclass(frozen=True)
 class Node:
-    """One process. `index` counts within the role; a replica's is its id in the genesis, a spare's
-    the id under which it would be added.
+    """One process. `index` counts within the role. A replica's index is its id in the genesis; a
+    spare's is the id with which it would be added.
 
-    `name` is unique in the lab: the host's, followed by the role where a host has several.
+    `name` is unique in the lab: the host's name, followed by the role if a host has several.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Node:
 
     @property
     def directory(self) -> PurePosixPath:
-        """Below the host's root: everything of this process."""
+        """The directory of this process, below the host's root."""
         return PurePosixPath(self.name)
 
     @property
@@ -69,8 +69,8 @@ def layout(lab: Lab) -> tuple[Node, ...]:
 
 
 def sockets(node: Node, lab: Lab) -> tuple[str, ...]:
-    """The names of the ports that this process listens on: its own, and for the carriers of a
-    broker that takes them."""
+    """The names of the ports on which this process listens: its own, and one for carriers if it is
+    a broker that takes them."""
     match node.role:
         case "replica" | "spare":
             return (node.name,)
@@ -83,5 +83,5 @@ def sockets(node: Node, lab: Lab) -> tuple[str, ...]:
 
 
 def carriers_socket(broker: Node) -> str:
-    """Where Mosquitto takes carrier certificates."""
+    """The name of the port at which Mosquitto takes carrier certificates."""
     return f"{broker.name}.carriers"

@@ -1,4 +1,5 @@
-"""Runs on a host before anything of ours is on it: what it is, and what of ours it has.
+"""Runs on a host, even before anything of ours is on it: says what the host is, and what of ours it
+has.
 
 `probe` prints JSON of `testbed.provision.probe.Facts`, `tree` the digest of the environment.
 """
@@ -29,9 +30,9 @@ def read(path: str) -> str:
 
 
 def tree(top: str) -> str:
-    """Changes when a file of the environment goes, comes or changes its size.
+    """A digest that changes when a file of the environment is removed, added or changes its size.
 
-    What Python compiled for itself, and the stamp, may come and go.
+    The stamp and the files that Python compiles for itself do not count.
     """
     seen = []
     for folder, folders, files in os.walk(top):
@@ -42,7 +43,7 @@ def tree(top: str) -> str:
 
 
 def probe() -> str:
-    """Everything in one answer."""
+    """All facts in one answer."""
     release = re.search(r'^PRETTY_NAME="?([^"\n]*)', read("/etc/os-release"), re.MULTILINE)
     libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else ""
     return json.dumps(
@@ -63,7 +64,7 @@ def probe() -> str:
 
 
 def main() -> None:
-    """One word, one answer."""
+    """Answers one word."""
     print(tree("env") if sys.argv[1] == "tree" else probe())  # noqa: T201
 
 

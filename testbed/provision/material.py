@@ -1,8 +1,9 @@
 """Keys, tokens and the genesis document of a network.
 
-Private keys of processes are made by `nodes.keygen` on the machine that uses them; what comes back
-is public. The orchestrator itself holds only what it hands out or administers with: enrolment
-tokens, broker passwords, administrator keys. They go into 0600 files, never into a bundle.
+`nodes.keygen` makes private keys of processes on the machine that uses them, and returns only
+public data. The orchestrator itself holds only secrets that it hands out or uses as administrator:
+enrolment tokens, broker passwords, administrator keys. They are in 0600 files and never in a
+bundle.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ __all__ = ["SERVICES", "Material", "Voucher", "make_keys", "make_material", "rea
 
 SERVICES = ("telemetry",)
 PRIVILEGE_MAX = 3
-VOUCHER_VALID_S = 365 * 86_400  # of the devices in the inventory: they may be started late
+VOUCHER_VALID_S = 365 * 86_400  # devices of the inventory may be started late
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ class Voucher:
 
     @property
     def user(self) -> User:
-        """The broker login that the token stands for."""
+        """The broker login that belongs to the token."""
         return bootstrap_user(self.id, self.pem)
 
     def grant(self, time_us: int) -> VoucherGrant:
-        """As it stands in a genesis of this time."""
+        """Its grant in a genesis of this time."""
         return VoucherGrant(
             id=self.id,
             kind=self.kind,
@@ -76,11 +77,12 @@ class Voucher:
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that a network is started from. `keys` are public, by process name.
+    """Everything from which a network is started. `keys` are public, by process name.
 
     A device has a token in `vouchers`, or its factory certificate (DER) is in `factory`.
 
-    `operator` and `broker_admin` are the administrator's own: to the chain, and to the broker.
+    `operator` and `broker_admin` are the administrator's own logins: for the chain, and for the
+    broker.
     """
 
     genesis: Genesis
@@ -95,7 +97,7 @@ class Material:
 
     @property
     def users(self) -> list[User]:
-        """Every login that the broker starts with."""
+        """Every login that the broker has at its start."""
         logins = [user for pair in self.gateways.values() for user in pair]
         return [
             *logins,
@@ -107,7 +109,7 @@ class Material:
 
     @property
     def voucher_names(self) -> dict[str, str]:
-        """Which device each voucher was given to: by the SHA-256 of its key, in hex."""
+        """The device that got each voucher, by the SHA-256 of the voucher's key in hex."""
         tokens = {each.id.hex(): name for name, each in self.vouchers.items()}
         made = {digest(factory_key(each)).hex(): name for name, each in self.factory.items()}
         return tokens | made
@@ -116,7 +118,8 @@ class Material:
 def make_keys(
     hosts: Mapping[str, Host], python: Mapping[str, str], nodes: list[Node]
 ) -> dict[str, PublicKeys]:
-    """Make (or find) the keys of those who listen with TLS on their own machines, in parallel."""
+    """Make (or find) the keys of all processes that need TLS, on their own machines, in
+    parallel."""
 
     def on_host(node: Node) -> PublicKeys:
         argv = [python[node.host], "-m", "nodes.keygen", "--dir", node.file("keys")]
@@ -128,8 +131,8 @@ def make_keys(
 
 
 def read_factory(lab: Lab, hosts: Mapping[str, Host], nodes: Sequence[Node]) -> dict[str, bytes]:
-    """The factory certificates (DER) of the devices that the inventory says have one; their keys
-    stay where they are. Raises ConfigurationError naming host and file."""
+    """The factory certificates (DER) of devices that have one in the inventory. Their keys stay
+    where they are. Raises ConfigurationError naming host and file."""
     found = {}
     for node in nodes:
         directory = lab.hosts[node.host].factory
@@ -154,7 +157,8 @@ def read_roots(lab: Lab) -> tuple[bytes, ...]:
 
 
 def _factory_kinds(nodes: Sequence[Node], factory: Mapping[str, bytes]) -> tuple[DeviceKind, ...]:
-    """Factory identities may be of the kinds that have one in the inventory; else mobile only."""
+    """The kinds that factory identities may have: those that have one in the inventory; if none
+    has, mobile only."""
     relays = any(node.name in factory and node.role == "environment" for node in nodes)
     return ("environment", "mobile") if relays else ("mobile",)
 
@@ -167,8 +171,8 @@ def make_material(
     *,
     replicas_min: int = REPLICAS_MIN,
 ) -> Material:
-    """A new network for these processes; nothing of an older one is reused. `factory` as
-    `read_factory` found it. Raises ConfigurationError if they are too few for a chain."""
+    """A new network for these processes; nothing of an older one is reused. `factory` is the result
+    of `read_factory`. Raises ConfigurationError if they are too few for a chain."""
     if len(lab.replicas()) < replicas_min:
         raise ConfigurationError(
             f"lab {lab.lab} has {len(lab.replicas())} active replicas; a chain needs at least "

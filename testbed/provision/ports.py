@@ -1,7 +1,7 @@
 """Free TCP ports on a host, for processes whose inventory entry names none.
 
-They lie below the range that systems hand out by themselves, so a process that is killed and
-started again finds its port still free.
+They are below the range that systems assign by themselves, so a process that is killed and started
+again finds its port still free.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def free_ports(host: Host, python: str, address: str, count: int) -> list[int]:
         return []
     candidates = SystemRandom().sample(range(PORT_MIN, PORT_MAX), TRIES_MAX)
     arguments = [address, str(count), json.dumps(candidates)]
-    # On the host itself: only it knows what is taken there.
+    # On the host itself, because only the host knows which ports are taken.
     printed = host.run(programs.python(python, "provision/bindable.py", *arguments)).stdout
     found: list[int] = json.loads(printed)
     if len(found) < count:

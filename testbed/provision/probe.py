@@ -1,4 +1,4 @@
-"""What a host tells about itself when it is asked, before anything of ours is on it."""
+"""Asks a host about itself, before anything of ours is on it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from testbed.programs import shell, source
 __all__ = ["STAMP", "Facts", "Stamp", "present", "probe", "tree"]
 
 STAMP = "env/stamp.json"
-"""Below the root: what the environment there was made from."""
+"""File below the host's root: what its environment was made from."""
 
 _NO_PYTHON = 9
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """What an environment was made from: keys of the two archives, and the host's interpreter;
-    and `tree`, what it was when it had proved itself."""
+    """What an environment was made from: keys of the two archives, and the host's interpreter.
+    `tree` is its digest after the self-test."""
 
     dependencies: str = ""
     code: str = ""
@@ -33,9 +33,10 @@ class Stamp(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a host told about itself.
+    """What a host said about itself.
 
-    Without its `tree` an environment is `damaged`, and its stamp does not count.
+    If its digest is not the stamp's `tree`, an environment is `damaged`, and its stamp does not
+    count.
     """
 
     system: str

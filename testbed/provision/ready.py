@@ -1,4 +1,4 @@
-"""Are hosts ready for a run: provisioned, with exactly our version of the code?"""
+"""Checks whether hosts are ready for a run: provisioned, with exactly our version of the code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["interpreters", "staleness"]
 
 
 def staleness(facts: Facts, wheelhouse: Wheelhouse) -> str:
-    """Why a host cannot run our code, or nothing."""
+    """Why a host cannot run our code; empty if it can."""
     if facts.damaged:
         return "files of its environment are missing or changed"
     if not facts.stamp.code:
@@ -28,7 +28,8 @@ def staleness(facts: Facts, wheelhouse: Wheelhouse) -> str:
 
 
 def interpreters(hosts: Mapping[str, Host]) -> dict[str, str]:
-    """The interpreter with our code on each host. Undos that a restart kept waiting go on.
+    """The interpreter with our code on each host. Also wakes undos that wait since a restart of
+    their host.
 
     Raises LabFault for hosts that do not answer, ConfigurationError for hosts that are not ready.
     """

@@ -1,6 +1,6 @@
-"""Runs on a host as a unit, so under the service and hardening that our processes will have.
+"""Runs on a host as a unit, so with the service manager and hardening that our processes will have.
 
-It imports what a replica imports, writes with SQLite, and says so in health/ok; see `install`.
+It imports what a replica imports, writes with SQLite, and then writes health/ok; see `install`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import sqlite3
 import time
 from pathlib import Path
 
-import nodes.replica.process  # noqa: F401 - that it can be imported is what is tried
+import nodes.replica.process  # noqa: F401 - the import itself is the test
 from chain.keys import digest
 
 __all__ = ["main"]
 
 STAYS_S = 60
-"""Longer than it takes to be seen; then it ends by itself."""
+"""It ends by itself after this time, which is long enough to be seen."""
 
 
 def main() -> None:
-    """Write all files that a process writes, then stay."""
+    """Write all files that a process writes, then wait."""
     with sqlite3.connect("health/probe.sqlite") as base:
         base.execute("pragma journal_mode=wal")
         base.execute("create table if not exists t (x)")

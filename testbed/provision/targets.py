@@ -1,4 +1,4 @@
-"""Where the processes of a lab give metrics, for Prometheus."""
+"""The addresses at which the processes of a lab give metrics, for Prometheus."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from testbed.provision.layout import layout
 
 __all__ = ["Target", "metrics_targets"]
 
-_ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
+_ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - only compared with
 
 
 class Target(NamedTuple):
-    """A process by its name, `address` as HOST:PORT."""
+    """One process: its name, and `address` as HOST:PORT."""
 
     process: str
     address: str
@@ -22,7 +22,8 @@ class Target(NamedTuple):
 
 
 def metrics_targets(lab: Lab) -> list[Target]:
-    """A process that listens on all addresses of its host is reached by the management network."""
+    """All processes with metrics. If one listens on all addresses of its host, the address on the
+    management network is given."""
     nodes = layout(lab)
     targets = []
     for node in nodes:

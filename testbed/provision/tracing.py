@@ -1,4 +1,4 @@
-"""Has the processes of a deployment write traces (`nodes.trace_file`): their configs say where.
+"""Makes the processes of a deployment write traces (`nodes.trace_file`), by their configs.
 
 Only campaigns do this, before the processes start. `collect` brings the files home.
 """
@@ -16,7 +16,7 @@ __all__ = ["trace"]
 
 
 def trace(deployment: Deployment, every: int) -> None:
-    """Of the requests one in `every` is traced, the same ones in all processes; 0: nothing is."""
+    """One in `every` requests is traced, the same ones in all processes; 0: none."""
     if not every:
         return
 

@@ -1,7 +1,8 @@
-"""Where a run's hosts live on this machine, and what runs that died left behind.
+"""The directory of a run's hosts on this machine. Also removes directories that dead runs left
+behind.
 
-Keys and tokens are in there, so it is private and goes away with the run. Its name holds the
-owner's process id: a later run removes what belongs to nobody any more.
+It contains keys and tokens, so it is private and is removed with the run. Its name has the owner's
+process id, so a later run can remove directories without an owner.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _PREFIX = "m2m-"
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """A fresh private directory, removed on the way out."""
+    """A new private directory, removed at the end."""
     _sweep()
     path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_parent()))
     try:
@@ -34,7 +35,7 @@ def workspace() -> Iterator[Path]:
 
 
 def check_sockets(lab: Lab, root: Path) -> None:
-    """Before anything starts: a Unix socket's path must not be too long for the kernel.
+    """Check, before anything starts, that a Unix socket's path is not too long for the kernel.
 
     Raises ConfigurationError.
     """
@@ -49,17 +50,18 @@ def check_sockets(lab: Lab, root: Path) -> None:
 
 
 def workspaces() -> list[Path]:
-    """Those that are there, of whomever."""
+    """All existing workspaces, of any user."""
     return list(_parent().glob(f"{_PREFIX}*-*"))
 
 
 def _parent() -> Path:
-    """Always the same place. (`tempfile.gettempdir` takes another one while this one is full.)"""
+    """The parent directory, always the same. (`tempfile.gettempdir` takes another one while this
+    one is full.)"""
     return Path(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - mkdtemp makes private ones
 
 
 def _sweep() -> None:
-    """Remove workspaces of this user whose owner is gone (their processes ended with it)."""
+    """Remove this user's workspaces if their owner has ended (and its processes with it)."""
     for path in workspaces():
         owner = path.name.removeprefix(_PREFIX).partition("-")[0]
         if owner.isdigit() and path.stat().st_uid == os.getuid() and not _alive(int(owner)):

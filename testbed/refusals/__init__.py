@@ -1,1 +1,2 @@
-"""What must be refused, tried on a running lab: which layer refuses it, and with which reason."""
+"""Tries on a running lab what must be refused, and notes which layer refuses it, with which
+reason."""

@@ -1,7 +1,7 @@
-"""Everything that must be refused, tried on a running lab, in the order of the attacker's reach.
+"""Tries everything that must be refused on a running lab, in the order of the attacker's reach.
 
-Each case sends what somebody with a relay's or a device's access could send. Where an attack of
-campaigns sends it too, the case takes it from there. `trial` finds out who refused it.
+Each case sends something that a person with a relay's or a device's access could send. If an attack
+of campaigns sends it too, the case takes it from there. `trial` finds out who refused it.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ async def try_all(trial: Trial, say: Callable[[str], None]) -> list[Refusal]:
 async def _forged(t: Trial) -> None:
     """Forgeries and escalations: what `device.impersonate` and `device.escalate` send."""
     ways = {what: way for some in (*FORGERIES.values(), ESCALATIONS) for what, way in some.items()}
-    await t.later(EXPIRED_AFTER_S)  # one of his devices must have expired
+    await t.later(EXPIRED_AFTER_S)  # the certificate of one of his devices must have expired
     for tried, forge in ways.items():
-        for tries in range(LAGS_MAX):  # a gateway that lags for a moment leaves it to the group
+        for tries in range(LAGS_MAX):  # a gateway that lags for a moment lets the group refuse it
             if tries:
                 t.found.pop()
             device, kind, body = forge(t.hand)
@@ -184,7 +184,7 @@ async def _ends(t: Trial) -> None:
 
 
 async def _restarts(t: Trial) -> None:
-    """Replays after every replica and the gateway were killed and started again."""
+    """Replays after all replicas and the gateway were killed and started again."""
     puppet, voucher, enrolment = await t.admit("before")
     data = puppet.sign(puppet.data())
     await t.signed("", data, puppet.node.hex(), "op")
@@ -263,7 +263,7 @@ async def _serial(t: Trial) -> None:
     # Past the end of the frame: in COBS, 0xff announces 254 more bytes.
     noise = {"noise on a serial line: not COBS": b"\xff\xaa\x55"}
     flipped = bytearray(replayed)
-    flipped[-1] ^= 1 if flipped[-1] != 1 else 2  # never changed into a zero
+    flipped[-1] ^= 1 if flipped[-1] != 1 else 2  # it must not become a zero
     noise["noise on a serial line: a bit flipped"] = bytes(flipped)
     await t.on_the_line("serial frame replayed (an old counter)", board, replayed)
     await t.on_the_line("serial frame altered (its MAC does not hold)", board, forged)

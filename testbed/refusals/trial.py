@@ -1,9 +1,9 @@
-"""A running lab as the attacker of campaigns meets it (`testbed.attacker`), and what the layers
-say.
+"""A running lab as the attacker of campaigns sees it (`testbed.attacker`), and the answers of its
+layers.
 
-Each layer is asked where it can be: the broker closes the connection and logs; the gateway logs,
-also what the authentication group denies; what reaches the ledger is read from the operator's
-verified copy.
+Each layer's refusals are read where they can be seen. The broker closes the connection and logs.
+The gateway logs its own refusals and those of the authentication group. Refusals in the ledger are
+read from the operator's verified copy.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ __all__ = ["Refusal", "Trial"]
 
 ANSWER_S_MAX = 30.0
 POLL_S = 0.05
-NOISE = frozenset({"noise-cobs", "noise-crc", "noise-short", "noise-long"})  # counted only
+NOISE = frozenset({"noise-cobs", "noise-crc", "noise-short", "noise-long"})  # only counted
 NOBODY = "nobody"
 _ALLOWED = frozenset({"ok", "accepted"})
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """What was tried, who refused it (`NOBODY` if it was accepted) and with which reason."""
+    """What was tried, who refused it (`NOBODY` if it was accepted) and for which reason."""
 
     tried: str
     layer: str
@@ -61,7 +61,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Trial:
-    """An attacker with a relay's login on the running lab, and what the layers say."""
+    """An attacker with a relay's login on the running lab, and the refusals that he met."""
 
     def __init__(
         self,
@@ -98,7 +98,8 @@ class Trial:
         return self.operator.sync.copy.head_hash
 
     async def later(self, s: float) -> None:
-        """Until the chain's own time is so much later; the gateway knows what the operator does."""
+        """Waits until the chain's own time is so much later and the gateway knows all that the
+        operator knows."""
         begun_us, deadline_s = self._chain_us, time.monotonic() + ANSWER_S_MAX
         while self._chain_us <= begun_us + s * 1e6:
             if time.monotonic() > deadline_s:
@@ -115,7 +116,7 @@ class Trial:
     # --- gateway, group, ledger -------------------------------------------------------------------
 
     async def up(self, kind: str, body: bytes, device: str, raw: bytes | None = None) -> str:
-        """Send as a relay does; returns what the gateway says of it."""
+        """Send as a relay does. Returns the outcome that the gateway logs."""
         before = len(self._requests())
         if raw is None:
             await asyncio.to_thread(self.attacker.up, device, kind, [body])
@@ -134,7 +135,7 @@ class Trial:
         ]
 
     async def request(self, tried: str, operation: Operation, by: Puppet) -> str:
-        """Sign it, send it, note which layer refused it. Returns the reason, "" if none did."""
+        """Sign it, send it, and note which layer refused it. Returns the reason; "" if none did."""
         cose = by.sign(operation)
         kind = "enrol" if isinstance(operation, Enrol) else "op"
         return await self.signed(tried, cose, _name(operation), kind)
@@ -159,7 +160,7 @@ class Trial:
             if status is not None:
                 return "ledger", status.removeprefix("refused:")
             await asyncio.sleep(POLL_S)
-        raise LabFault("a request was accepted and never decided")
+        raise LabFault("a request was accepted but never decided")
 
     # --- broker -----------------------------------------------------------------------------------
 
@@ -184,7 +185,7 @@ class Trial:
     # --- serial lines -----------------------------------------------------------------------------
 
     async def frame_of(self, board: Node) -> bytes:
-        """A reading that the board has sent, as it was on the line."""
+        """A reading that the board has sent, as the frame on the line."""
         log = self._path(board.name) / "line.log"
         lines = [msgspec.json.decode(line) for line in log.read_bytes().splitlines()]
         sent = [bytes.fromhex(line["frame"]) for line in lines if _is_sent(line)]
@@ -193,13 +194,13 @@ class Trial:
         return sent[-1]
 
     async def on_the_line(self, tried: str, board: Node, frame: bytes) -> None:
-        """Put bytes between two zeros on the line towards the board's host, and note what the host
-        says of them."""
+        """Put bytes between two zeros on the line towards the board's host, and note how the host
+        refuses them."""
         sponsor = next(n for n in self.deployment.with_role("environment") if n.host == board.host)
         log = self._path(sponsor.name) / "events.jsonl"
         before = _serial_counts(log)
         control = self._path(board.name) / "control.sock"
-        # A zero byte on both sides, so that the frame is alone on the line.
+        # A zero byte on both sides separates the frame from all others.
         await asyncio.to_thread(command, control, "inject", "host", f"00{frame.hex()}")
         deadline_s = time.monotonic() + ANSWER_S_MAX
         while not (more := _serial_counts(log) - before) and time.monotonic() < deadline_s:
@@ -209,7 +210,7 @@ class Trial:
     # --- puppets ----------------------------------------------------------------------------------
 
     async def admit(self, name: str, **changes: Any) -> tuple[Puppet, Voucher, bytes]:
-        """A device of ours that is admitted: it, its voucher and its signed access request."""
+        """Admits a device of ours. Returns it, its voucher and its signed access request."""
         voucher = await self.operator.new_voucher(name, 3)
         puppet = Puppet(self.network)
         cose = puppet.sign(puppet.enrol(voucher, self.head, **changes))
@@ -219,7 +220,7 @@ class Trial:
         return puppet, voucher, cose
 
     async def login_of(self, puppet: Puppet) -> User:
-        """Its own login at the broker, when it is not connected otherwise."""
+        """The device's own login at the broker. It must not be connected in another way."""
         node = puppet.node.hex()
 
         def known() -> bool:
@@ -237,7 +238,7 @@ def _is_sent(line: dict[str, Any]) -> bool:
 
 
 def _serial_counts(log: Path) -> Counter[str]:
-    """Refused frames and noise on the lines of a device, by reason."""
+    """Counts of refused frames and noise on the lines of a device, by reason."""
     found: dict[tuple[object, str], int] = {}
     for event in read_events(log):
         if event.event == "serial-refused":

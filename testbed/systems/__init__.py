@@ -1,6 +1,6 @@
-"""What is under test, as a value: how it is laid out, made, run and judged.
+"""The system under test as a value: how it is laid out, made, run and judged.
 
-`system` says what such a value has. `chain` is the paper's scheme, `baseline` the centralised
-service provider that the paper argues against; `known` finds one by its name. All other code of the
-testbed asks this value and does not know which systems there are.
+`system` defines the fields of such a value. `chain` is the paper's scheme, `baseline` the
+centralised service provider that the paper argues against; `known` finds a system by its name. All
+other code of the testbed uses this value and does not know which systems exist.
 """

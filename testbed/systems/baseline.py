@@ -2,9 +2,8 @@
 against.
 
 The provider runs on the first replica's host, in place of all replicas. Gateway, broker and devices
-stay where they are. The sensor boards' firmware speaks a protocol of the chain's, so boards are
-left out; their readings are sent by the environmental device that they hang on, at the times that
-the schedule has for them.
+stay where they are. The sensor boards' firmware speaks the chain's protocol, so boards are left
+out. Their environmental device sends readings at the times that the schedule has for the boards.
 """
 
 from __future__ import annotations
@@ -53,17 +52,17 @@ __all__ = ["BASELINE", "ESCROW", "attackers_token", "device_id"]
 ESCROW = "escrow.sqlite"
 _PASSWORDS = "passwords.json"
 _NO_CONSENSUS = "one process decides alone; there is no consensus to disturb"
-_OTHER_PROTOCOL = "the attacker speaks the devices' protocol of the chain"
+_OTHER_PROTOCOL = "the attacker speaks the protocol of the chain's devices"
 _NO_BOARD = "the baseline has no sensor boards: their protocol is the chain's"
 
 
 def device_id(material: Material, device: str) -> str:
-    """The name that a device has at the broker and the provider."""
+    """A device's name at the broker and at the provider."""
     return material.vouchers[device].user.node
 
 
 def _lab(lab: Lab) -> Lab:
-    """One host keeps the role of a replica. Every host stays: a fault may mean any of them."""
+    """The lab with only one replica. All hosts stay, because a fault may concern any of them."""
     others = list(lab.replicas())[1:]
     hosts = {
         name: host.model_copy(
@@ -83,7 +82,7 @@ def _lab(lab: Lab) -> Lab:
 
 
 def _devices(devices: tuple[Device, ...]) -> tuple[Device, ...]:
-    """Boards' readings are sent by their hosts' environmental devices."""
+    """The devices with the sends of boards moved to their hosts' environmental devices."""
     found = []
     for device in devices:
         if device.role == "environment":
@@ -101,7 +100,7 @@ def _material(
     keys: Mapping[str, PublicKeys],
     factory: Mapping[str, bytes],
 ) -> Material:
-    """That of the chain where possible: the network's name, tokens and logins are the same. Its
+    """The chain's material where possible: the network's name, tokens and logins are the same. The
     genesis document names one member and starts no chain."""
     return make_material(lab, nodes, keys, factory, replicas_min=1)
 
@@ -186,8 +185,8 @@ def _token_key(voucher: Voucher) -> str:
 
 
 def attackers_token(material: Material) -> tuple[str, bytes]:
-    """Name and token of a device that the provider knows and the lab does not have: an attacker's
-    own, as anybody may buy one."""
+    """Name and token of a device that the provider knows, but that is not in the lab. It is the
+    attacker's own: anybody may buy a device."""
     secret = material.login_secret
     named, token = (sha256(what + secret) for what in (b"attacker's device", b"attacker's token"))
     return named.hexdigest(), token.digest()
@@ -198,7 +197,8 @@ def _secret(name: str, value: msgspec.Struct) -> File:
 
 
 def _security(material: Material, net: str) -> bytes:
-    """A device has one login from the beginning: there is no admission that changes it."""
+    """The broker's logins. A device has one login from the beginning, because there is no admission
+    that changes it."""
     users = [
         User(Role.DEVICE, user.node, user.password) if user.role is Role.NEWCOMER else user
         for user in material.users

@@ -1,5 +1,5 @@
-"""The paper's scheme: replicas that agree on a ledger. Its parts are elsewhere; here they are only
-named."""
+"""The paper's scheme: replicas that agree on a ledger. Its parts are in other modules; this one
+only names them."""
 
 from __future__ import annotations
 

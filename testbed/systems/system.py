@@ -1,4 +1,4 @@
-"""What a system under test says of itself. The instances are `chain` and `baseline`."""
+"""The description of a system under test. The instances are `chain` and `baseline`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FilesOf = Callable[[Node, Sequence[Node], Lab, "Material", Mapping[str, int]], "
 
 
 class Checks(Protocol):
-    """What judges a run: a module of `testbed.checks`."""
+    """The judge of a run: a module of `testbed.checks`."""
 
     def admitted(self, evidence: Evidence) -> int:
         """How many devices were admitted."""
 
     def report(self, evidence: Evidence) -> LedgerReport:
-        """What the collected stores hold, and what of it is proven."""
+        """What the collected stores contain, and how much of it is proven."""
 
     def safety(self, evidence: Evidence, ledger: LedgerReport) -> tuple[Property, ...]:
         """The safety properties that can be judged from them."""
@@ -45,16 +45,16 @@ class System:
     """A system under test.
 
     Before a run: `lab` is the part of a lab that it uses; `devices` are the devices of a schedule
-    as they run in it. `lacks` has the layers of kinds of fault that mean nothing here, each with
+    as they run in it. `lacks` has the layers (of kinds of fault) that do not exist here, each with
     the reason. `has_switch`: its processes have the switch of `nodes.switch`. `bears_faults`: some
     of its replicas may be faulty, so a campaign's guard counts them; otherwise the guard is off,
     because every fault is beyond the bound.
 
     To run it: `programs` by role (a provider has the role of a replica), `material` makes keys and
-    tokens, `files` are what each process starts with. Processes of the roles `traced` can write
-    traces.
+    tokens, `files` are the files with which each process starts. Processes of the roles `traced`
+    can write traces.
 
-    After a run: `checks` loads what judges it.
+    After a run: `checks` loads its judge.
     """
 
     name: SystemName

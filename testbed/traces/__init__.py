@@ -1,1 +1,2 @@
-"""Reading the traces of processes, with their clocks on one time line; the steps of a path."""
+"""Reads the traces of processes, puts their clocks on one time line, and finds the steps of a
+path."""

@@ -1,9 +1,9 @@
-"""One time line for the monotonic clocks of several machines, with the bound of each moment.
+"""One time line for the monotonic clocks of several machines, with an error bound for each moment.
 
-Processes of one boot of one machine share a clock: between them every duration is exact. Between
-machines it rests on what the lab measured during the run (raw/clock.jsonl, `testbed.care.clock`):
-at each reading the offset of a host's clock from the orchestrator's is known within a bound. The
-host's own wall clock drops out, so setting it does no harm here.
+Processes of one boot of one machine share a clock, so durations between them are exact. Durations
+between machines use the clock readings of the run (raw/clock.jsonl, `testbed.care.clock`): each
+reading gives the offset of a host's clock from the orchestrator's within a bound. The host's own
+wall clock cancels out, so setting it does no harm.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from testbed.checks.conditions import ClockLine, ConditionLine
 __all__ = ["Clocks", "Span", "State"]
 
 DRIFT_PPM = 500.0
-"""The most that a clock is slewed or drifts: what lies before the first and after the last reading
-is known so much worse. Readings that differ by more tell of a step."""
+"""The most that a clock is slewed or drifts. Before the first and after the last reading the bound
+grows by this rate. If readings differ by more, the clock was stepped."""
 
 State = Literal["known", "unresolvable", "unknown"]
-"""unresolvable: shorter than the bound of the clocks. unknown: no clock reading serves, or a clock
+"""unresolvable: shorter than the bound of the clocks. unknown: no clock reading fits, or a clock
 was set meanwhile."""
 
 
 class Span(NamedTuple):
-    """A duration; the true one is within `bound_ns` of it."""
+    """A duration; its error is at most `bound_ns`."""
 
     took_ns: int
     bound_ns: int
@@ -40,7 +40,7 @@ class _Reading(NamedTuple):
 
 
 class _Moment(NamedTuple):
-    """On the orchestrator's wall clock, which was set `steps` times before it."""
+    """A moment on the orchestrator's wall clock, which was set `steps` times before."""
 
     at_ns: int
     bound_ns: int
@@ -48,7 +48,7 @@ class _Moment(NamedTuple):
 
 
 class Clocks:
-    """`conditions` tell which boot of a host a clock reading is of."""
+    """`conditions` tell to which boot of a host a clock reading belongs."""
 
     def __init__(self, clocks: Sequence[ClockLine], conditions: Sequence[ConditionLine]) -> None:
         self._readings: dict[str, list[_Reading]] = {}
@@ -66,18 +66,21 @@ class Clocks:
             self._readings.setdefault(boot, []).append(reading)
 
     def span(self, boot: str, from_ns: int, other: str, to_ns: int) -> Span:
-        """From a moment of one machine's monotonic clock to a moment of another's (or the same)."""
+        """The time from a moment of one machine's monotonic clock to a moment of another's (or the
+        same)."""
         if boot == other:
             return Span(to_ns - from_ns, 0, "known")
         return _between(self._moment(boot, from_ns), self._moment(other, to_ns))
 
     def since(self, wall_ns: int, boot: str, to_ns: int) -> Span:
-        """From a moment of the orchestrator's wall clock to one of a machine's monotonic clock."""
+        """The time from a moment of the orchestrator's wall clock to one of a machine's monotonic
+        clock."""
         first, last = self._of_orchestrator(boot, wall_ns), self._moment(boot, to_ns)
         return _between(first, last)
 
     def _of_orchestrator(self, boot: str, wall_ns: int) -> _Moment | None:
-        """None if its clock was set between the readings of `boot` around that moment."""
+        """A moment of the orchestrator's wall clock; None if this clock was set between the
+        readings of `boot` around it."""
         readings = self._readings.get(boot, [])
         place = bisect_right(readings, wall_ns, key=lambda each: each.at_ns + each.base_ns)
         around = readings[max(0, place - 1) : place + 1]
@@ -86,7 +89,8 @@ class Clocks:
         return _Moment(wall_ns, 0, sum(map(_stepped, readings[:place], readings[1:place])))
 
     def _moment(self, boot: str, at_ns: int) -> _Moment | None:
-        """None between two readings of which one was taken after a step."""
+        """A machine's moment on the orchestrator's clock; None if the clock was stepped between the
+        readings around it."""
         readings = self._readings.get(boot)
         if not readings:
             return None

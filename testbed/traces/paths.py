@@ -1,10 +1,10 @@
-"""The way of each operation through the processes, from what their traces hold together.
+"""The path of each operation through the processes, from all their traces.
 
-A hop may be noted more than once: a device tries again through another relay, every gateway takes
-a message, a gateway submits again. Of several relays, gateways and replicas the one counts that was
-first to pass the operation on; of a block the hops of the replica that proposed it last.
+A hop may be noted more than once: a device tries again through another relay, every gateway takes a
+message, a gateway submits again. Of several relays, gateways and replicas the first that passed the
+operation on counts. For a block, the hops of the replica that proposed it last count.
 
-Traces may come from a stranger: what is kept and how long all takes is bounded by RECORDS_MAX.
+Traces may come from a stranger: RECORDS_MAX limits memory and time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from testbed.traces.spans import steps
 __all__ = ["PATH", "REPLICA_PATH", "BlockStep", "Step", "Traces", "read_traces"]
 
 PATH: Final = tuple(hop for hop in Hop if hop is not Hop.PRE_PREPARED)
-"""Of an operation, with its block at the replica that proposed it."""
+"""The hops of an operation, with those of its block at the replica that proposed it."""
 
 REPLICA_PATH: Final = (
     Hop.PROPOSED,
@@ -37,12 +37,13 @@ REPLICA_PATH: Final = (
     Hop.EXECUTED,
     Hop.SEALED,
 )
-"""Of a block at one replica."""
+"""The hops of a block at one replica."""
 
 RECORDS_MAX = 4_000_000
-"""Of all traces of a run together; they take about 1 GB of memory here."""
+"""For all traces of a run together; so many take about 1 GB of memory."""
 
-# Hops that one and the same process passes; the last of them that it has noted chooses it.
+# Groups of hops that one process passes. Among several processes, the last hop that was noted
+# chooses.
 _PARTS: Final = (
     (Hop.INTENDED, Hop.SENT, Hop.ANSWERED),
     (Hop.RELAY_IN, Hop.RELAY_OUT),
@@ -52,7 +53,7 @@ _PARTS: Final = (
 
 
 class Step(NamedTuple):
-    """Until `hop`, at `process`, since the hop before it. `view` and `epoch` are those of the hop;
+    """The time from the hop before to `hop`, at `process`. `view` and `epoch` are those of the hop;
     only replicas know them."""
 
     hop: Hop
@@ -84,22 +85,22 @@ class _Mark(NamedTuple):
     epoch: int
 
 
-_Marks = dict[Hop, dict[str, _Mark]]  # by process: what it noted of one request or block
+_Marks = dict[Hop, dict[str, _Mark]]  # by process: the hops that it noted of one request or block
 
 
 class Traces(msgspec.Struct, kw_only=True):
     """All traces of a run. `every` is the coarsest sample, None if there is no trace; `problems`
-    says what could not be read or was left out."""
+    says what could not be read, or was left out."""
 
     every: int | None
     problems: tuple[str, ...]
     requests: dict[int, _Marks]
     blocks: dict[int, _Marks]
-    proposers: dict[int, str | None]  # of a block, the replica that proposed it last
+    proposers: dict[int, str | None]  # by block, the replica that proposed it last
 
     def path(self, request: bytes, height: int | None, clocks: Clocks) -> list[Step]:
-        """The steps of one operation; empty if it is not in the sample. `height` is its block's,
-        None if it is in none."""
+        """The steps of one operation; empty if it is not in the sample. `height` is that of its
+        block, None if it is in no block."""
         noted = self.requests.get(request_key(request), {})
         chosen = {hop: mark for part in _PARTS for hop, mark in _first(noted, part).items()}
         block = self.blocks.get(height, {}) if height is not None and chosen else {}
@@ -108,7 +109,7 @@ class Traces(msgspec.Struct, kw_only=True):
         return list(_steps(chosen, clocks))
 
     def block_steps(self) -> Iterator[BlockStep]:
-        """Of each block at each replica, in the view in which it was executed there."""
+        """The steps of each block at each replica, in the view in which the replica executed it."""
         for height, noted in sorted(self.blocks.items()):
             for process in sorted({process for marks in noted.values() for process in marks}):
                 at = _of_one(noted, process, REPLICA_PATH)
@@ -128,7 +129,8 @@ class Traces(msgspec.Struct, kw_only=True):
 
 
 def read_traces(paths: Iterable[Path]) -> Traces:
-    """A file that is no trace is a problem, not an error: the run is evidence without it."""
+    """A file that is no trace is listed as a problem, but is no error: the run is evidence even
+    without it."""
     requests: dict[int, _Marks] = defaultdict(lambda: defaultdict(dict))
     blocks: dict[int, _Marks] = defaultdict(lambda: defaultdict(dict))
     every: int | None = None
@@ -159,7 +161,8 @@ def read_traces(paths: Iterable[Path]) -> Traces:
 
 
 def _sort(process: str, life: Life, requests: dict[int, _Marks], blocks: dict[int, _Marks]) -> None:
-    """Of a request the first time that a process noted a hop counts, of a block the latest view."""
+    """Sorts records. For a request the first time counts at which a process noted a hop, for a
+    block the latest view."""
     for hop, key, at_ns, view, epoch in life.passed:
         mark = _Mark(process, life.boot, at_ns, view, epoch)
         if hop in REQUEST_HOPS:
@@ -179,7 +182,7 @@ def _proposer(noted: _Marks) -> str | None:
 
 
 def _first(noted: Mapping[Hop, Mapping[str, _Mark]], part: Sequence[Hop]) -> dict[Hop, _Mark]:
-    """The hops of one process: of the one that came furthest, and was the first there."""
+    """The hops of one process: the one that reached the latest hop, and reached it first."""
     for hop in reversed(part):
         if marks := noted.get(hop):
             return _of_one(noted, min(marks.values(), key=lambda mark: mark.at_ns).process, part)
@@ -189,12 +192,13 @@ def _first(noted: Mapping[Hop, Mapping[str, _Mark]], part: Sequence[Hop]) -> dic
 def _of_one(
     noted: Mapping[Hop, Mapping[str, _Mark]], process: str, hops: Sequence[Hop]
 ) -> dict[Hop, _Mark]:
-    """What one process noted."""
+    """The hops that one process noted."""
     return {hop: noted[hop][process] for hop in hops if hop in noted and process in noted[hop]}
 
 
 def _steps(chosen: Mapping[Hop, _Mark], clocks: Clocks) -> Iterator[Step]:
-    """A hop that was passed before the one in front of it took no time of its own (`steps`)."""
+    """Makes steps of hops. A hop that was passed before its predecessor took no time of its own
+    (`spans.steps`)."""
     before: _Mark | None = None
     for hop in PATH:
         if (mark := chosen.get(hop)) is None:

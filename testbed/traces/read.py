@@ -1,7 +1,7 @@
 """Reads the trace files of processes (`nodes.trace_file` writes them and describes the format).
 
-A trace may come from a stranger: whatever is not in the format is refused with the place in the
-file. A torn record at the end is none: its process was killed.
+A trace may come from a stranger: whatever does not follow the format is refused, with the place in
+the file. A torn record at the end is ignored, because a kill may leave one.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class TraceError(Exception):
 
 
 class Passed(NamedTuple):
-    """A request or block passed a hop. `key` is a height, or `gateway.hops.request_key`; `at_ns` on
-    the monotonic clock of the process's machine."""
+    """A request or block passed a hop. `key` is a height, or `gateway.hops.request_key`; `at_ns` is
+    on the monotonic clock of the process's machine."""
 
     hop: Hop
     key: int
@@ -39,8 +39,8 @@ class Passed(NamedTuple):
 
 
 class Life(msgspec.Struct, kw_only=True):
-    """What one start of a process left. `clocks` are (monotonic ns, wall ns); one request in
-    `every` was noted; `dropped` records found no room."""
+    """The records of a process from one start to its end. `clocks` are (monotonic ns, wall ns); one
+    request in `every` was noted; `dropped` records had no room."""
 
     boot: str
     every: int
@@ -58,7 +58,7 @@ def read_trace(path: Path) -> list[Life]:
         raise TraceError(f"{path.name}: {error.strerror}") from error
     if size > TRACE_BYTES_MAX:
         raise TraceError(f"{path.name}: {size} bytes; a trace has at most {TRACE_BYTES_MAX}")
-    return parse_trace(data, path.name)  # a report is the same wherever its bundle lies
+    return parse_trace(data, path.name)  # a report names no folder of this machine
 
 
 def parse_trace(data: bytes, name: str) -> list[Life]:

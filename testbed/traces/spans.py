@@ -1,4 +1,4 @@
-"""What each step of a way took: from the moments at which it passed its hops."""
+"""How long each step of a path took, from the times of its hops."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["steps"]
 
 
 def steps(order: Sequence[Hop], at_ns: Mapping[Hop, int]) -> list[tuple[Hop, int]]:
-    """(hop, ns since the one before it) for each hop after the first that was passed.
+    """(hop, ns since the hop before it) for each passed hop after the first.
 
     A replica may pass hops in another order: it counts the COMMITs of others before its own is
-    synced. A hop that was passed before the one in front of it took no time of its own.
+    synced. A hop that was passed before its predecessor took no time of its own.
     """
     found = []
     before_ns: int | None = None
