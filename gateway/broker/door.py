@@ -18,7 +18,9 @@ import asyncio
 import json
 import logging
 import socket
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol, assert_never
 
 from amqtt.adapters import ReaderAdapter, StreamWriterAdapter
@@ -62,8 +64,14 @@ class Broker(Protocol):
 class Door:
     """Accepts connections for one broker. `counts` has the refusals by reason."""
 
-    def __init__(self, store: SecurityStore, broker: Broker, limits: DoorLimits) -> None:
-        self.store, self.broker, self.limits = store, broker, limits
+    def __init__(
+        self,
+        store: SecurityStore,
+        broker: Broker,
+        limits: DoorLimits,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store, self.broker, self.limits, self.now_s = store, broker, limits, now_s
         self.counts: Counter[str] = Counter()
         self._connections: set[_Connection] = set()
         self._handshakes: dict[_Connection, None] = {}
@@ -189,7 +197,7 @@ class _Connection(ReaderAdapter):
         self._idle_s = door.limits.idle_s_max
         self._approved = b""
         self._bucket = TokenBucket(
-            door.limits.publishes_per_s, door.limits.publishes_burst, self._now_s()
+            door.limits.publishes_per_s, door.limits.publishes_burst, door.now_s()
         )
         sock = writer.get_extra_info("socket")
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -302,10 +310,10 @@ class _Connection(ReaderAdapter):
 
     async def _slow_down(self) -> None:
         """Backpressure: while the door does not read, TCP makes the client wait."""
-        if not self._bucket.take(self._now_s()):
+        if not self._bucket.take(self._door.now_s()):
             self._door.counts["slowed"] += 1
-            while not self._bucket.take(self._now_s()):
-                await asyncio.sleep(self._bucket.wait_s(self._now_s()))
+            while not self._bucket.take(self._door.now_s()):
+                await asyncio.sleep(self._bucket.wait_s(self._door.now_s()))
         while self._door.broker.congested(self.name):
             await asyncio.sleep(_congestion_poll_s)
 
@@ -327,10 +335,6 @@ class _Connection(ReaderAdapter):
             if length > self._door.limits.packet_bytes_max:
                 raise PeerFault("oversized", f"{length} bytes")
             return head, await self._reader.readexactly(length)
-
-    @staticmethod
-    def _now_s() -> float:
-        return asyncio.get_running_loop().time()
 
 
 class _Writer(StreamWriterAdapter):

@@ -6,6 +6,8 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
+from gateway.mqtt.packets import Publish, parse_packet, puback
+
 deadline_s = 60.0  # generous: other tests share the machine
 
 
@@ -64,6 +66,33 @@ class RawClient:
     async def publish(self, topic: str, payload: bytes, *, flags: int = 0x02) -> None:
         packet_id = b"\0\7" if flags & 0x06 else b""
         await self.send(packet(0x30 | flags, text(topic) + packet_id + payload))
+
+    async def subscribe(self, topic_filter: str) -> None:
+        """Returns when the broker has granted it, with QoS 1."""
+        await self.send(packet(0x82, b"\0\1" + text(topic_filter) + b"\1"))
+        async with asyncio.timeout(deadline_s):
+            assert await self.reader.readexactly(5) == b"\x90\x03\0\1\1"
+
+    async def take(self, count: int) -> list[bytes]:
+        """The payloads of the next messages. Each is acknowledged as it is read."""
+        payloads: list[bytes] = []
+        async with asyncio.timeout(deadline_s):
+            while len(payloads) < count:
+                match parse_packet(*await self._next_packet()):
+                    case Publish(packet_id=int(packet_id), payload=payload):
+                        payloads.append(payload)
+                        await self.send(puback(packet_id))
+        return payloads
+
+    async def _next_packet(self) -> tuple[int, bytes]:
+        (first_byte,) = await self.reader.readexactly(1)
+        length = shift = 0
+        while True:
+            (byte,) = await self.reader.readexactly(1)
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return first_byte, await self.reader.readexactly(length)
 
     async def accepted(self) -> bool:
         async with asyncio.timeout(deadline_s):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import threading
+import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 from amqtt.mqtt.pingreq import PingReqPacket
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 
-from gateway.broker.door import Door, _Connection
+from gateway.broker.door import Door
 from gateway.broker.embedded import EmbeddedBroker, filters_max
 from gateway.broker.port import DoorLimits
-from gateway.broker.security import write_security
+from gateway.broker.security import User, write_security
 from gateway.broker.store import SecurityFileError, SecurityStore
 from gateway.mqtt.client import MqttClient, MqttSettings
 from gateway.mqtt.topics import ADMIN_REQUEST, Head, Response, Role, Status, Up
@@ -32,16 +36,20 @@ STATUS = str(Status(NET, DEVICE.node))
 class Bench(AsyncExitStack):
     """A door with a broker behind it, in this process."""
 
-    def __init__(self, folder: Path, **limits: float) -> None:
+    def __init__(
+        self, folder: Path, now_s: Callable[[], float] = time.monotonic, **limits: float
+    ) -> None:
         super().__init__()
+        self._now_s = now_s
         self._path = folder / "security.json"
         write_security(self._path, NET, [GATEWAY, ADMIN, DEVICE, OTHER])
         self._limits = DoorLimits(**limits)  # type: ignore[arg-type]
 
     async def __aenter__(self) -> Bench:
-        self.broker = EmbeddedBroker(SecurityStore.load(self._path))
+        store = SecurityStore.load(self._path)
+        self.broker = EmbeddedBroker(store)
         await self.broker.start()
-        self.door = Door(self.broker._store, self.broker, self._limits)
+        self.door = Door(store, self.broker, self._limits, self._now_s)
         self.port = await self.door.open("127.0.0.1", 0)
         return self
 
@@ -53,10 +61,10 @@ class Bench(AsyncExitStack):
     async def raw(self) -> RawClient:
         return await self.enter_async_context(RawClient("127.0.0.1", self.port))
 
-    async def logged_in(self, **changes: int) -> RawClient:
+    async def logged_in(self, who: User = DEVICE, **changes: int) -> RawClient:
         client = await self.raw()
-        assert DEVICE.password
-        await client.send(connect_bytes(DEVICE.name, DEVICE.name, DEVICE.password, **changes))  # type: ignore[arg-type]
+        assert who.password
+        await client.send(connect_bytes(who.name, who.name, who.password, **changes))  # type: ignore[arg-type]
         assert await client.accepted()
         return client
 
@@ -92,10 +100,10 @@ async def test_a_crowd_of_silent_connections_keeps_nobody_out(tmp_path: Path) ->
 async def test_connections_are_bounded(tmp_path: Path) -> None:
     async with Bench(tmp_path, connections_max=3) as bench:
         crowd = [await bench.raw() for _ in range(3)]
-        await until(lambda: len(bench.door._connections) == 3)
         assert await (await bench.raw()).closed()
+        assert bench.door.counts["connections-full"] == 1
         crowd[0].abort()
-        await until(lambda: len(bench.door._connections) == 2)
+        await until(lambda: bench.door.counts["connect-aborted"] == 1)
         await bench.logged_in()
 
 
@@ -192,11 +200,10 @@ async def test_a_refused_login_is_counted_by_reason(
 
 
 @story
-async def test_a_flood_waits_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flood_waits_its_turn(tmp_path: Path) -> None:
     """More than the burst at once: all arrive, at the rate, and others are not held up."""
     now_s = 1000.0
-    monkeypatch.setattr(_Connection, "_now_s", staticmethod(lambda: now_s))
-    async with Bench(tmp_path, publishes_per_s=200.0, publishes_burst=10.0) as bench:
+    async with Bench(tmp_path, lambda: now_s, publishes_per_s=200.0, publishes_burst=10.0) as bench:
         gateway = await bench.client(GATEWAY, f"{ROOT}/up/+/+/+")
         flood, honest = await bench.client(DEVICE), await bench.client(OTHER)
         flooding = asyncio.gather(*(flood.publish(DATA, b"flood") for _ in range(60)))
@@ -257,18 +264,13 @@ async def test_a_burst_for_a_gateway_that_lags_is_not_dropped(tmp_path: Path) ->
     few, total = 400, 2000
     packets = [packet(0x32, text(DATA) + (i + 1).to_bytes(2) + b"%d" % i) for i in range(total)]
     async with Bench(tmp_path) as bench:
-        gateway = await bench.client(GATEWAY, f"{ROOT}/up/+/+/+")
-        device = await bench.logged_in()
-        assert gateway._link is not None
-        gateway._link.read(False)
+        gateway, device = await bench.logged_in(GATEWAY), await bench.logged_in()
+        await gateway.subscribe(f"{ROOT}/up/+/+/+")
         await device.send(b"".join(packets[:few]))
-        await until(lambda: bench.broker._sessions[GATEWAY.name][0].inflight_out_count == few)
+        await device.reader.readexactly(4 * few)  # their PUBACKs
         await device.send(b"".join(packets[few:]))
-        await until(lambda: not bench.broker._broadcast_queue.empty())
-        await until(bench.broker._broadcast_queue.empty)
-        gateway._link.read(True)
-        payloads = await next_payloads(gateway, total)
-        assert set(payloads) == {b"%d" % i for i in range(total)}
+        await until(lambda: bench.broker.congested(DEVICE.name))
+        assert set(await gateway.take(total)) == {b"%d" % i for i in range(total)}
         assert bench.broker.counts["dropped"] == 0
 
 
@@ -278,21 +280,14 @@ async def test_a_gateway_that_lags_is_heard(
 ) -> None:
     """Its acknowledgements come behind what it publishes: held up, it could never catch up."""
     async with Bench(tmp_path) as bench:
-        gateway = await bench.client(GATEWAY, f"{ROOT}/up/+/+/+")
+        gateway, device = await bench.logged_in(GATEWAY), await bench.logged_in()
+        await gateway.subscribe(f"{ROOT}/up/+/+/+")
         other = await bench.client(OTHER, f"{ROOT}/rsp/{OTHER.node}/#")
-        device = await bench.logged_in()
-        assert gateway._link is not None
-        gateway._link.read(False)
         await device.send(packet(0x32, text(DATA) + b"\0\1reading") * 1000)
         await until(lambda: bench.broker.congested(DEVICE.name))
-        publishing = asyncio.ensure_future(
-            gateway.publish(str(Response(NET, OTHER.node, "data")), b"stored")
-        )
-        await asyncio.sleep(0)  # it is on its way
-        gateway._link.read(True)
+        await gateway.publish(str(Response(NET, OTHER.node, "data")), b"stored")
         assert await next_payloads(other, 1) == [b"stored"]
-        await publishing
-        await next_payloads(gateway, 1000)
+        await gateway.take(1000)
         assert "Timeout waiting for PUBACK" not in caplog.text
 
 
@@ -342,7 +337,7 @@ async def test_filters_are_bounded_and_leave_nothing_behind(tmp_path: Path) -> N
             answer = await client.reader.readexactly(20)
             refused = number >= filters_max // 16
             assert answer[4:] == (b"\x80" if refused else b"\0") * 16
-        assert len(bench.broker._subscriptions) == filters_max
+        assert len(bench.broker.subscriptions) == filters_max
         again = text(f"{ROOT}/rsp/{DEVICE.node}/0-0")
         await client.send(packet(0x82, b"\0\1" + again + b"\0"))
         assert await client.reader.readexactly(5) == b"\x90\x03\0\1\0", "held already"
@@ -350,12 +345,11 @@ async def test_filters_are_bounded_and_leave_nothing_behind(tmp_path: Path) -> N
             names = [f"{ROOT}/rsp/{DEVICE.node}/{number}-{n}" for n in range(16)]
             await client.send(packet(0xA2, b"\0\1" + b"".join(map(text, names))))
             assert await client.reader.readexactly(4) == b"\xb0\x02\0\1"
-        assert not bench.broker._subscriptions
+        assert not bench.broker.subscriptions
         await client.send(packet(0x82, b"\0\1" + again + b"\0"))
         assert await client.reader.readexactly(5) == b"\x90\x03\0\1\0", "there is room again"
         client.abort()
-        await until(lambda: not bench.door._connections)
-        assert not bench.broker._subscriptions
+        await until(lambda: not bench.broker.subscriptions)
 
 
 @story
@@ -404,12 +398,16 @@ async def test_a_change_of_the_users_stops_nobody_while_it_is_written(
 @story
 async def test_both_ends_switch_nagle_off(tmp_path: Path) -> None:
     async with Bench(tmp_path) as bench:
-        client = await bench.client(DEVICE)
-        (connection,) = bench.door._connections
-        assert client._link is not None
-        for sock in (client._link._socket, connection._raw.get_extra_info("socket")):
-            assert sock is not None
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        await bench.client(DEVICE)
+        ends = [
+            each.fd
+            for each in psutil.Process().net_connections("tcp")
+            if each.raddr and bench.port in (each.laddr.port, each.raddr.port)
+        ]
+        assert len(ends) == 2
+        for descriptor in ends:
+            with socket.socket(fileno=os.dup(descriptor)) as end:
+                assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_security_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
