@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -411,10 +412,10 @@ async def test_a_copy_that_was_changed_on_disk_is_fetched_again(tmp_path: Path) 
         path = tmp_path / "copy.sqlite"
         sync = LedgerSync(path, device, rig.events, bodies=True)
         assert await sync.run(login, rig.uplink) == 2
-        with sync._store._db as database:
+        sync.close()
+        with contextlib.closing(sqlite3.connect(path)) as database, database:
             (kept,) = database.execute("SELECT data FROM blocks WHERE height = 2").fetchone()
             database.execute("UPDATE blocks SET data = ?", (kept[:-9] + bytes(9),))
-        sync.close()
         sync = LedgerSync(path, device, rig.events, bodies=True)
         assert (sync.copy.height, len(rig.told("copy-damaged"))) == (0, 1)
         assert await sync.run(login, rig.uplink) == 2

@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_a_restart_verifies_only_what_is_above_the_kept_state(
             assert again.enrolments == sync.enrolments
             await grow(again, 1)
             assert len(list(again.sealed())) == again.copy.height
-            change(again)
+            change(again, path)
             with pytest.raises((BlockStoreError, PeerFault)):
                 list(again.sealed())
             again.close()
@@ -142,10 +143,10 @@ def test_a_restart_verifies_only_what_is_above_the_kept_state(
     play(tmp_path)
 
 
-def change(sync: LedgerSync) -> None:
+def change(sync: LedgerSync, path: Path) -> None:
     """A block below the kept state is changed on the disk."""
     head = list(sync.sealed())[1].head
-    with sync._store._db as database:
+    with closing(sqlite3.connect(path)) as database, database:
         (data,) = database.execute("SELECT data FROM blocks WHERE height = 2").fetchone()
         lie = data.replace(head, head[:-1] + bytes((head[-1] ^ 1,)))
         database.execute("UPDATE blocks SET data = ? WHERE height = 2", (lie,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,9 +126,11 @@ def test_keys_in_escrow_are_readable_by_their_owner_only(
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
-def test_a_reading_is_on_the_disk_before_it_is_answered(tmp_path: Path) -> None:
+def test_a_reading_is_on_the_disk_before_it_is_answered(
+    tmp_path: Path, connections: list[sqlite3.Connection]
+) -> None:
     """FULL (2), as in a replica's ledger: the comparison would be unfair otherwise."""
     provider = Provider(tmp_path)
-    for store in (provider.escrow, provider.readings):
-        assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    synchronous = [each.execute("PRAGMA synchronous").fetchone() for each in connections]
+    assert synchronous == [(2,), (2,)], "keys in escrow, and readings"
     provider.close()

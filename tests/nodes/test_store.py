@@ -438,12 +438,15 @@ def test_an_older_copy_is_damage_and_moving_it_aside_makes_room(tmp_path: Path) 
     again.close()
 
 
-def test_a_full_disk_is_an_error_and_nothing_of_the_transaction_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_nothing_of_the_transaction_stays(
+    tmp_path: Path, connections: list[sqlite3.Connection]
+) -> None:
     store = sqlite(tmp_path)
     store.put_fact(Durable("prepared", 0, 1, b"before"))
     store.commit()
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages + 2}")
+    (connection,) = connections
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(StoreFull, match="is full"):
         store.put_fact(Durable("prepared", 0, 2, bytes(100_000)))
     assert [fact.data for fact in store.facts()] == [b"before"]
@@ -671,8 +674,8 @@ def test_a_file_with_other_tables_is_no_ledger(tmp_path: Path) -> None:
         open_readonly(tmp_path / "other.db")
 
 
-def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:
+def test_a_commit_waits_for_the_disk(tmp_path: Path, connections: list[sqlite3.Connection]) -> None:
     """FULL (2): SQLite syncs its log in each commit. NORMAL would leave that for later."""
     store = sqlite(tmp_path)
-    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert connections[0].execute("PRAGMA synchronous").fetchone() == (2,)
     store.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -51,11 +53,13 @@ def test_a_range_holds_as_many_blocks_as_fit_and_at_least_one(tmp_path: Path) ->
     assert store.range(100, 3000, bodies=True) == (0, [])
 
 
-def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path: Path) -> None:
+def test_a_full_disk_is_said_with_the_name_of_the_file(
+    tmp_path: Path, connections: list[sqlite3.Connection]
+) -> None:
     """And nobody is told to delete what is good."""
     world = World()
     store = filled(tmp_path / "copy", world)
-    store._db.execute("PRAGMA max_page_count = 1")  # as many as there are
+    connections[0].execute("PRAGMA max_page_count = 1")  # as many as there are
     block = world.blocks[0]
     with pytest.raises(BlockStoreError, match=r"copy: .*full; free some space"):
         store.append(7, SealedBlock(head=block.head, seals=()), [bytes(10_000)])
@@ -88,9 +92,10 @@ def test_a_file_of_another_network_or_of_rubbish_is_named(tmp_path: Path) -> Non
 
 def test_a_block_that_was_changed_on_disk_is_named_at_the_restart(tmp_path: Path) -> None:
     world = World()
-    store = filled(tmp_path / "copy", world)
-    with store._db as database:
+    filled(tmp_path / "copy", world).close()
+    with closing(sqlite3.connect(tmp_path / "copy")) as database, database:
         (data,) = database.execute("SELECT data FROM blocks WHERE height = 3").fetchone()
         database.execute("UPDATE blocks SET data = ? WHERE height = 3", (data[:-9] + bytes(9),))
+    store = BlockStore(tmp_path / "copy", world.network)
     with pytest.raises(BlockStoreError, match="copy"):
         list(Follower(world.genesis, world.scheme, store).restore())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -89,9 +91,12 @@ async def test_a_full_outbox_is_the_senders_backpressure(tmp_path: Path) -> None
 @story
 async def test_a_damaged_outbox_ends_it_by_name(tmp_path: Path) -> None:
     """Whoever runs it knows that error, and not a group around it."""
+    earlier = Outbox(tmp_path / "outbox")
+    earlier.put(bytes(32), "topic", b"payload")
+    earlier.close()
+    with closing(sqlite3.connect(tmp_path / "outbox")) as database, database:
+        database.execute("UPDATE entry SET payload = x'00'")
     outbox = Outbox(tmp_path / "outbox")
-    outbox.put(bytes(32), "topic", b"payload")
-    outbox._db.execute("UPDATE entry SET payload = x'00'")
     client = MqttClient(MqttSettings("127.0.0.1", 1, "nobody"))
     with pytest.raises(OutboxCorruptError, match="outbox"):
         await Courier(outbox, client).run()

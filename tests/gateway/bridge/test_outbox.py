@@ -85,10 +85,12 @@ def test_a_full_outbox_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
     assert outbox.put(digest(3), "t", b"x" * 98)
 
 
-def test_a_full_disk_is_a_refusal_not_damage(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_refusal_not_damage(
+    tmp_path: Path, connections: list[sqlite3.Connection]
+) -> None:
     outbox = Outbox(tmp_path / "outbox.db")
     fill(outbox, 1)
-    outbox._db.execute("PRAGMA max_page_count=8")  # what SQLite answers on a full disk
+    connections[0].execute("PRAGMA max_page_count=8")  # what SQLite answers on a full disk
     with pytest.raises(OutboxFullError) as refused:
         fill_up(outbox)
     assert refused.value.what == "disk"
@@ -201,7 +203,10 @@ def test_it_behaves_as_an_ordered_map(
     outbox.close()
 
 
-def test_a_message_is_on_the_disk_when_put_returns(tmp_path: Path) -> None:
+def test_a_message_is_on_the_disk_when_put_returns(
+    tmp_path: Path, connections: list[sqlite3.Connection]
+) -> None:
     """FULL (2): SQLite syncs its log in each commit. NORMAL would leave that for later."""
-    with closing(Outbox(tmp_path / "outbox.db")) as outbox:
-        assert outbox._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    with closing(Outbox(tmp_path / "outbox.db")):
+        (connection,) = connections
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
