@@ -33,6 +33,7 @@ from chain.pbft.inputs import (
     Submitted,
     TimerFired,
 )
+from chain.pbft.log import Log
 from chain.pbft.message_filter import MessageFilter
 from chain.pbft.messages import (
     Batch,
@@ -252,6 +253,11 @@ class Replica:
     def stable(self) -> int:
         """Sequence number of the highest proven checkpoint (may be above `executed`)."""
         return self._s.stable.seq
+
+    @property
+    def log(self) -> Log:
+        """How far each sequence number between the watermarks has come."""
+        return self._s.log
 
     @property
     def halted(self) -> bool:

@@ -36,7 +36,7 @@ def _progress(core: Replica, seq: int) -> str:
         return "stable"
     if seq <= core.executed:
         return "executed"
-    slot = core._s.log.get(seq)
+    slot = core.log.get(seq)
     return "unknown" if slot is None else _phase(slot)
 
 

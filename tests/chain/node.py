@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -34,6 +34,7 @@ from chain.pbft.inputs import (
     Input,
     Installed,
     InstallFailed,
+    Submitted,
 )
 from chain.pbft.messages import (
     Batch,
@@ -118,6 +119,10 @@ class Node:
     def give(self, *inputs: Input) -> None:
         self.inbox += inputs
         self._guarded(self._work)
+
+    def submit(self, requests: Sequence[Submitted]) -> None:
+        """Requests of its own clients, handed over together."""
+        self._guarded(lambda: self._carry_out(self.replica.submit(requests, self.now_us)))
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

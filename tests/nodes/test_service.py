@@ -39,6 +39,7 @@ from chain.pbft.messages import (
     sign,
     signed_bytes,
 )
+from chain.pbft.verify import Verifier
 from gateway.hops import NO_TRACE, Trace
 from nodes.events import NoEvents
 from nodes.ports import Party, StoreFull
@@ -324,7 +325,7 @@ def test_a_vote_on_what_is_decided_is_dropped_and_one_that_contradicts_is_not() 
     bus = Bus()
     bus.admit()
     node = bus.nodes[1]
-    slot = node.service.core._s.log.get(1)
+    slot = node.service.core.log.get(1)
     assert slot is not None
     assert slot.committed is not None
     view, digest = slot.committed
@@ -406,7 +407,7 @@ def test_a_vote_that_does_not_count_leaves_room_for_those_that_do(
     frames += [(liar, said()), *((sender, frame) for sender, frame in held if sender != liar)]
     verified = node.service.verify_all(frames)
     node.service.step(verified)
-    slot = node.service.core._s.log.get(1)
+    slot = node.service.core.log.get(1)
     assert slot is not None
     assert slot.prepared
     assert kind is Prepare or node.service.ledger.height == 1
@@ -417,14 +418,16 @@ def test_a_block_that_does_not_follow_from_the_genesis_is_damage() -> None:
     bus.admit()
     bus.data()
     node = bus.nodes[0]
-    node.store._blocks.reverse()
+    store = MemoryStore()
+    for height, stored in enumerate(reversed(list(node.store.blocks(1, node.store.height))), 1):
+        store.put_block(height, stored)
     with pytest.raises(Damaged, match="block 1"):
         Service(
             me=0,
             genesis=bus.genesis,
             signer=SIGNERS[0],
             scheme=Es256(),
-            store=node.store,
+            store=store,
             wire=node,
             clock=SystemClock(),
             timers=node,
@@ -543,9 +546,7 @@ def test_a_batch_that_nobody_asked_for_is_not_verified(
     body = encode(PrePrepare(0, 2, 2, 1, digest) if proposed else Batch(0, 2, batch))
     signature = SIGNERS[2].sign(signed_bytes(bus.genesis.network, body))
     verified: list[int] = []
-    monkeypatch.setattr(
-        node.service._verifier, "open_all", lambda items: verified.append(len(items))
-    )
+    monkeypatch.setattr(Verifier, "open_all", lambda _, items: verified.append(len(items)))
     frame = encode(Signed(body, signature, batch if proposed else b""))
     assert isinstance(node.give(2, frame), Superfluous)
     assert not verified

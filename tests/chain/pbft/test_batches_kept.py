@@ -31,7 +31,7 @@ def test_what_honest_backups_voted_for_outlives_a_view_that_did_not_order_it(
     cluster.lose = lambda source, to, message: isinstance(message, Prepare) and to != 0
     cluster.request("a", to=0)
     cluster.run(5_000)
-    slot = cluster.nodes[0].replica._s.log.get(1)
+    slot = cluster.nodes[0].replica.log.get(1)
     assert slot is not None
     proof = slot.prepared_proof
     assert proof is not None

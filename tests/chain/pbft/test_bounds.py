@@ -20,7 +20,7 @@ def test_proposals_that_are_too_large_are_not_kept() -> None:
         message = PrePrepare(0, 0, 0, seq, Proposal.digest_of(raw))
         frame = encode(sign(signer_of(0), message, raw))
         node.give(node.verifier.verify(frame, 0))
-    offers = [slot.offer for slot in node.replica._s.log.above(0) if slot.offer is not None]
+    offers = [slot.offer for slot in node.replica.log.above(0) if slot.offer is not None]
     held = sum(len(offer.signed.attachment) for offer in offers)
     assert held <= 2 * SMALL.batch_bytes_max
     assert cluster.accused() == {(0, "bad-proposal")}

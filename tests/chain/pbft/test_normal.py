@@ -9,7 +9,7 @@ import pytest
 
 from chain.genesis import Consensus
 from chain.pbft.effects import Broadcast, Effect, Execute, Persist, Refuse, Sync
-from chain.pbft.inputs import Submitted
+from chain.pbft.inputs import Input, Submitted
 from chain.pbft.messages import (
     Checkpoint,
     Commit,
@@ -244,7 +244,7 @@ def test_the_primary_has_no_second_vote() -> None:
     cluster.lose = lambda source, to, message: isinstance(message, Prepare) and source != 0
     cluster.request("a", to=0)
     cluster.run(2_000)
-    slot = cluster.nodes[1].replica._s.log.slot(1)
+    slot = cluster.nodes[1].replica.log.slot(1)
     assert slot.accepted is not None
     cluster.post(0, 1, sign(signer_of(0), Prepare(0, 0, 0, 1, slot.accepted.digest)))
     cluster.run(2_000)
@@ -254,16 +254,24 @@ def test_the_primary_has_no_second_vote() -> None:
 def test_pool_bounds() -> None:
     """Per client, then fair shares, then closed; nothing is forgotten or counted twice."""
     pool = Pool()
-    answers = []
-    for number in range(2 * WAITING_MAX):
-        request = open_item(item(f"client{number % 7}/{number}"))
-        answers.append(pool.add(request, OWN_CLIENTS, Screening.READY, 0))
+
+    def fill() -> list[object]:
+        return [
+            pool.add(
+                open_item(item(f"client{number % 7}/{number}")), OWN_CLIENTS, Screening.READY, 0
+            )
+            for number in range(2 * WAITING_MAX)
+        ]
+
+    answers = fill()
     assert len(pool.fresh) <= WAITING_MAX
     assert answers.count(None) == len(pool.fresh)
     assert pool.add(open_item(item("newcomer/1")), OWN_CLIENTS, Screening.READY, 0) is None
     for request_id in list(pool.fresh):
         pool.drop(request_id)
-    assert not pool._counts
+    assert fill() == answers, "all the room is free again"
+    for request_id in list(pool.fresh):
+        pool.drop(request_id)
     later = [
         pool.add(open_item(item(f"c{n}/1")), OWN_CLIENTS, Screening.LATER, 0)
         for n in range(LATER_MAX + 1)
@@ -286,9 +294,9 @@ def test_the_log_is_bounded_whatever_is_sent() -> None:
         for view in (0, 5, 9):
             message: ReplicaMessage = Commit(0, 3, view, seq, b"z" * 32)
             node.give(node.verifier.verify(encode(sign(signer_of(3), message)), 3))
-    state = node.replica._s
-    assert len(state.log.slots) <= SMALL.log_window
-    assert all(len(slot.commits.votes) <= 4 for slot in state.log.slots.values())
+    slots = node.replica.log.slots
+    assert len(slots) <= SMALL.log_window
+    assert all(len(slot.commits.votes) <= 4 for slot in slots.values())
 
 
 def test_executed_batches_are_served_from_the_store_not_from_memory() -> None:
@@ -297,29 +305,30 @@ def test_executed_batches_are_served_from_the_store_not_from_memory() -> None:
     cluster.isolate(3)
     cluster.request(*(f"r{number}" for number in range(20)))
     cluster.settle(lambda: len(cluster.executed(0)) == 20)
-    core = cluster.nodes[0].replica._s
-    assert not any(b.raw for slot in core.log.above(0) for b in slot.batches.values())
+    log = cluster.nodes[0].replica.log
+    assert not any(b.raw for slot in log.above(0) for b in slot.batches.values())
     cluster.heal()
-    told = len(cluster.transcript)
+    before = len(cluster.transcript)
     cluster.settle(limit_us=5_000_000)
-    assert any("0 -> 3  PRE-PREPARE v0 n1 [r0]" in line for line in cluster.transcript[told:])
+    assert any("0 -> 3  PRE-PREPARE v0 n1 [r0]" in line for line in cluster.transcript[before:])
     cluster.restart(0)  # from the facts
-    core = cluster.nodes[0].replica._s
-    assert not any(b.raw for slot in core.log.above(0) for b in slot.batches.values())
+    log = cluster.nodes[0].replica.log
+    assert not any(b.raw for slot in log.above(0) for b in slot.batches.values())
     assert not cluster.accusations
 
 
 def effects_of(cluster: Cluster, replica: int) -> list[Effect]:
-    """What it will have wanted done from now on."""
+    """The effects that its core returns from now on, in order."""
     effects: list[Effect] = []
-    node = cluster.nodes[replica]
-    plain = node._do
+    core = cluster.nodes[replica].replica
+    handle = core.handle
 
-    def watched(effect: Effect) -> None:
-        effects.append(effect)
-        plain(effect)
+    def noted(item: Input, now_us: int) -> list[Effect]:
+        returned = handle(item, now_us)
+        effects.extend(returned)
+        return returned
 
-    node._do = watched  # type: ignore[method-assign]
+    core.handle = noted  # type: ignore[method-assign]
     return effects
 
 

@@ -155,7 +155,7 @@ def test_a_certificate_whose_batch_a_power_cut_took_from_everybody_stalls_no_vie
     cluster.lose = lambda source, to, message: isinstance(message, Prepare) and to != 0
     cluster.request("a", to=0)
     cluster.run(5_000)
-    slot = cluster.nodes[0].replica._s.log.get(1)
+    slot = cluster.nodes[0].replica.log.get(1)
     assert slot is not None
     proof = slot.prepared_proof
     assert proof is not None

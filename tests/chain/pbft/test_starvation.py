@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
 from chain.pbft import progress
@@ -26,8 +24,7 @@ def test_a_primary_that_fills_its_batches_cannot_leave_one_request_out(
     cluster.request("victim", to=BACKUPS)
     for number in range(100):
         full = [Submitted(open_item(item(f"accomplice/{number}-{each}"))) for each in range(8)]
-        effects = primary.replica.submit(full, primary.now_us)
-        primary._guarded(partial(primary._carry_out, effects))
+        primary.submit(full)
         cluster.run(800_000)
         if all("victim" in cluster.executed(i) for i in BACKUPS):
             break

@@ -31,7 +31,7 @@ from chain.pbft.messages import (
     encode,
 )
 from chain.pbft.state_machine import VerifiedRequest
-from chain.pbft.verify import Verifier, _Memory
+from chain.pbft.verify import Memory, Verifier
 from tests.chain.fakes import NETWORK, FakeScheme, item, open_items, sign, signer_of
 
 A, B = b"a" * 32, b"b" * 32
@@ -54,9 +54,9 @@ class World:
         self.memberships = {0: Membership(0, members[:4]), 1: Membership(1, members)}
         self.scheme = CountingScheme()
         self.opened: list[bytes] = []
-        self.verifier = Verifier(NETWORK, self.scheme, self.memberships.get, self._open)
+        self.verifier = Verifier(NETWORK, self.scheme, self.memberships.get, self.open)
 
-    def _open(self, items: Sequence[bytes]) -> list[VerifiedRequest | PeerFault]:
+    def open(self, items: Sequence[bytes]) -> list[VerifiedRequest | PeerFault]:
         self.opened += items
         return open_items(items)
 
@@ -292,7 +292,7 @@ def test_a_replica_that_starts_after_many_epochs_hears_its_peers() -> None:
     world = World()
     members = world.memberships[1].members
     world.memberships = {epoch: Membership(epoch, members) for epoch in range(100, 164)}
-    verifier = Verifier(NETWORK, world.scheme, world.memberships.get, world._open, 163)
+    verifier = Verifier(NETWORK, world.scheme, world.memberships.get, world.open, 163)
     for sender in range(5):
         status = signed(StatusMessage(163, sender, 0, True, 0, 0))
         assert verifier.verify(encode(status), sender).message.sender == sender
@@ -323,7 +323,7 @@ def test_nothing_else_counts_without_its_signature() -> None:
 
 
 def test_a_memory_keeps_the_newest_half_and_never_more_than_it_may() -> None:
-    memory = _Memory[int](6)
+    memory = Memory[int](6)
     for number in range(1, 50):
         memory.put(bytes([number]), number)
         newest = range(max(1, number - 3), number + 1)
