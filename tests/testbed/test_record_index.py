@@ -67,7 +67,7 @@ def test_records_are_found_by_request_and_node_and_only_new_blocks_are_read(
                 index.others(device.node)
                 assert len(read) == len(index.others(device.node))
 
-                change(sync)
+                change(sync, folder / "copy.sqlite")
                 lied = [s for h, s, _ in everything if h == 2]
                 with pytest.raises(BlockStoreError):
                     index.find(lied[0].request)
