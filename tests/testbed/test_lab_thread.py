@@ -1,8 +1,8 @@
-"""The whole thread over SSH: emulated hosts made ready, boards flashed, a campaign, all clean; and
-what is left when the orchestrator of the next one is killed.
+"""The whole thread over SSH: emulated hosts made ready, boards flashed, a campaign, all clean.
 
-One lab for all, as making hosts ready takes longer than anything else. What else makes a lab's user
-furious is in `test_lab_abuse` (make soak).
+One lab for all, as making hosts ready takes longer than anything else. `make soak` has what else
+makes a lab's user furious (`test_lab_abuse`), and hosts whose orchestrator was killed
+(`test_orchestrator_killed`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ import pytest
 
 from nodes.board.control import command
 from testbed import cli
-from testbed.care.dead_man import armed
 from testbed.care.restore import leftover
 from testbed.emulate.lab import EmulatedLab
-from testbed.hosts.port import UnitState
-from testbed.hosts.ssh import SshHost
+from testbed.hosts.port import Unit
 from tests.testbed.command_line import run_testbed
 from tests.testbed.emulate_support import emulated, emulation_missing, host
 from tests.testbed.hosts_support import eventually
@@ -46,15 +44,6 @@ faults:
 guard: {max_faulty: f, dead_man: 30s}
 expect:
   safety: [agreement, validity, exactly-once, no-unauthorised-commit]
-"""
-CRASH = """\
-schema: testbed.campaign/1
-campaign: crash
-workload: {kind: enrol+data, rate: 5/s, arrivals: poisson, timeout: 5s}
-phases: {warmup: 2s, fault: 60s}
-faults: [{id: kill, at: 1s, for: 9s, do: process.crash, on: replica(1)}]
-guard: {max_faulty: f, dead_man: 2s}
-expect: {safety: [agreement]}
 """
 
 
@@ -113,12 +102,12 @@ def test_emulated_hosts_are_a_lab_like_any_other(
         standing = run("status")["hosts"].values()
         assert [host["standing"] for host in standing] == [[]] * 4, "a run leaves nothing standing"
         assert all(host["holder"] is None for host in standing)
-        unit = kill_minus_nine_in_mid_fault_and_the_host_undoes_it(lab, inside, tmp_path)
+        inside.start(Unit("left", ("sleep", "600")))
         refused = run("run", str(campaign), "--out", str(tmp_path / "runs"), code=3)
         assert "pi02 is not clean" in refused["error"]["message"]
         assert "testbed restore" in refused["error"]["message"]
         cleaned = run("restore")["hosts"]
-        assert f"unit {unit}" in cleaned["pi02"]["cleaned"]
+        assert "unit left" in cleaned["pi02"]["cleaned"]
         assert leftover(inside).lines == []
         assert all(host["holder"] is None for host in run("status")["hosts"].values())
         run("deprovision")
@@ -169,33 +158,3 @@ def has_what_hosts_said_and_no_secret(summary: dict[str, Any], hosts: set[str]) 
     assert not names & {"key.pem", "host.key", "passwords.json", "voucher.pem"}
     serial = (raw / "serial/th01.log").read_text()
     assert '"from-board"' in serial, "the flashed board talked"
-
-
-def kill_minus_nine_in_mid_fault_and_the_host_undoes_it(
-    lab: EmulatedLab, inside: SshHost, tmp_path: Path
-) -> str:
-    """Nobody is left, and still no process stays stopped; the unit that was."""
-    campaign, out = tmp_path / "crash.yaml", tmp_path / "crashed"
-    campaign.write_text(CRASH)
-    words = ["run", str(campaign), "-i", str(lab.inventory), "--out", str(out)]
-    with (tmp_path / "said").open("wb") as said:
-        orchestrator = subprocess.Popen(
-            [sys.executable, "-m", "testbed.cli", *words], stdout=said, stderr=said
-        )
-
-    def applied() -> bool:
-        logs = out.glob("*/run/*/raw/faults.jsonl")
-        return any('"applied"' in log.read_text() for log in logs)
-
-    try:
-        eventually(lambda: applied() or orchestrator.poll() is not None, 120)
-        assert orchestrator.poll() is None, (tmp_path / "said").read_text()
-        (waiting,) = armed(inside)
-    finally:
-        orchestrator.kill()
-        orchestrator.wait()
-    unit = f"m2m-{waiting.name.removeprefix('start-')}"
-    assert inside.status(unit).state is UnitState.INACTIVE
-    eventually(lambda: inside.status(unit).state is UnitState.ACTIVE, 60)
-    assert armed(inside) == []
-    return unit
