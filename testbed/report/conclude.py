@@ -32,8 +32,8 @@ __all__ = ["conclude"]
 _NOT_JUDGED = Judgement(0, 0, 0, 0, {})
 
 
-def conclude(evidence: Evidence, ledger: LedgerReport) -> RunSummary:
-    """Everything that a run's summary says."""
+def conclude(evidence: Evidence, ledger: LedgerReport, of_traces: Sequence[str]) -> RunSummary:
+    """Everything that a run's summary says; `of_traces` is what could not be read of its traces."""
     chain = evidence.longest
     checks = find_system(evidence.schedule.system).checks()
     found = injections(evidence)
@@ -62,7 +62,7 @@ def conclude(evidence: Evidence, ledger: LedgerReport) -> RunSummary:
             for event in evidence.trial.events
             if event.skipped is not None
         ),
-        notes=tuple(notes(evidence, ledger, found, attacks)),
+        notes=tuple(notes(evidence, ledger, found, attacks, of_traces)),
     )
 
 

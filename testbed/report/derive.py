@@ -47,11 +47,12 @@ def derive_run(run: RunFolder, *, pdf: bool = False) -> DerivedRun:
     `pdf`: each figure also as PDF. Raises ConfigurationError if the run never began.
     """
     evidence = Evidence(run)
-    summary = conclude(evidence, find_system(evidence.schedule.system).checks().report(evidence))
-    # The verdict comes first, so that it exists even if the disk is too full for figures.
-    run.write_json("summary.json", msgspec.to_builtins(summary))
     found = operations(evidence)
     where = where_of(evidence, found)
+    ledger = find_system(evidence.schedule.system).checks().report(evidence)
+    summary = conclude(evidence, ledger, where.problems)
+    # The verdict comes first, so that it exists even if the disk is too full for figures.
+    run.write_json("summary.json", msgspec.to_builtins(summary))
     run.clear()
     write_tables(run, run_tables(evidence, summary, found, where))
     # Drawing takes a second to import, so only when there is something to draw.

@@ -32,6 +32,7 @@ def notes(
     ledger: LedgerReport,
     found: Sequence[Injection],
     attacks: Sequence[AttackResult],
+    of_traces: Sequence[str],
 ) -> Iterator[str]:
     """One sentence each."""
     if not evidence.completed:
@@ -52,6 +53,7 @@ def notes(
     yield from _injection_notes(evidence, found, attacks)
     yield from _ledger_notes(evidence, ledger)
     yield from _log_notes(evidence)
+    yield from (f"left out of the traces: {problem}" for problem in of_traces)
 
 
 def _silent_hosts(evidence: Evidence) -> Iterator[str]:

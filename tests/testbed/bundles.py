@@ -94,7 +94,7 @@ def edit(path: Path, height: int, *, mend_sum: bool = False, **columns: bytes) -
 _verified: dict[tuple[bytes, ...], LedgerReport] = {}
 
 
-def judged(run: RunFolder) -> RunSummary:
+def judged(run: RunFolder, of_traces: Sequence[str] = ()) -> RunSummary:
     """The verdicts on a run, without drawing. Ledgers with the same bytes are verified once."""
     evidence = Evidence(run)
     parts = [evidence.genesis.encode()]
@@ -103,7 +103,7 @@ def judged(run: RunFolder) -> RunSummary:
     key = tuple(parts)
     if key not in _verified:
         _verified[key] = verify_ledgers(evidence.ledgers, evidence.genesis)
-    return conclude(evidence, _verified[key])
+    return conclude(evidence, _verified[key], of_traces)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

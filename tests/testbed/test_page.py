@@ -120,8 +120,8 @@ def test_what_is_no_trace_is_told_on_the_page(run: RunFolder) -> None:
 def undrawn(run: RunFolder) -> str:
     """The page without its figures: they take the most time."""
     evidence = Evidence(run)
-    summary = judged(run)
     where = where_of(evidence, operations(evidence))
+    summary = judged(run, where.problems)
     return run_page(evidence, summary, (), where, machines_of(evidence))
 
 

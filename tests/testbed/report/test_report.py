@@ -51,7 +51,7 @@ def test_what_a_campaign_derives_as_it_goes_is_what_a_report_derives(run: RunFol
 
 
 def test_a_trace_that_cannot_be_read_is_said_and_its_older_tables_and_figures_go(
-    run: RunFolder,
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They outlived the traces that they were of. The words are the same wherever the bundle is."""
     run.write("raw/trace/r1.bin", b"junk")
@@ -59,9 +59,14 @@ def test_a_trace_that_cannot_be_read_is_said_and_its_older_tables_and_figures_go
     older.append(run.write("plots/way-data.svg", b"old"))
     rebuild(run.bundle)
     assert not any(path.exists() for path in older)
-    page = (run.path / "report.html").read_text()
-    assert "r1.bin: not a trace of this version" in page
-    assert str(run.path) not in page
+    for folder in (run, run.bundle):
+        notes = "".join(folder.read_json("summary.json")["notes"])
+        page = folder.read("report.html").decode()
+        for said in (notes, page):
+            assert said.count("left out of the traces: r1.bin: not a trace of this version") == 1
+            assert str(run.path) not in said
+    assert cli.main(["report", str(run.bundle.path)]) == 0
+    assert "note: left out of the traces: r1.bin" in capsys.readouterr().out
 
 
 def test_a_flipped_bit_in_the_time_of_a_head_is_reported_with_all_its_tables(
