@@ -199,11 +199,10 @@ class Bundle(Folder):
 
     def altered(self, manifest: Manifest) -> tuple[str, ...]:
         """The inputs that are not what the manifest says was run: edited, or of another bundle."""
-        wanted = {"inputs/schedule.json": manifest.schedule_sha256}
-        if manifest.campaign_sha256 is not None:
-            wanted["inputs/campaign.yaml"] = manifest.campaign_sha256
         return tuple(
-            name for name, digest in wanted.items() if sha256(self.read(name)).hexdigest() != digest
+            name
+            for name, digest in manifest.inputs.items()
+            if sha256(self.read(name)).hexdigest() != digest
         )
 
     def write_manifest(self, manifest: Manifest) -> None:

@@ -114,6 +114,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     mark: str = ""
     runs: tuple[RunEntry, ...] = ()
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The files in inputs/ that it was run from, each with its SHA-256."""
+        of_all = {
+            "inputs/schedule.json": self.schedule_sha256,
+            "inputs/campaign.yaml": self.campaign_sha256,
+            "inputs/inventory.yaml": self.inventory_sha256,
+        }
+        return {name: digest for name, digest in of_all.items() if digest}
+
     def with_run(self, entry: RunEntry) -> Manifest:
         """The same with one entry replaced."""
         runs = tuple(entry if each.index == entry.index else each for each in self.runs)

@@ -133,6 +133,15 @@ class Evidence:
 
     @cached_property
     def missing(self) -> tuple[str, ...]:
+        """What the judgement needs and does not have: files, and what was pruned from ledgers."""
+        pruned = [entry.height for entry in self.longest.entries if entry.pruned]
+        if not pruned:
+            return self.uncollected
+        what = f"payload and signature of {len(pruned)} records, pruned up to height {pruned[-1]},"
+        return (*self.uncollected, what)
+
+    @cached_property
+    def uncollected(self) -> tuple[str, ...]:
         """Files that were not collected, although the judgement needs them. A missing ledger may
         hold a fork; only devices say which receipts they hold; only replicas say when they executed
         a block."""
@@ -143,11 +152,6 @@ class Evidence:
         ledgers = [f"{lacking} of {wanted} ledgers"] if lacking > 0 else []
         devices = [each.name for each in self.trial.devices if each.role != "board"]
         logs = (f"the log of {name}" for name in (*self.silent, *self._lack(devices)))
-        pruned = [entry.height for entry in self.longest.entries if entry.pruned]
-        if pruned:
-            ledgers.append(
-                f"payload and signature of {len(pruned)} records, pruned up to height {pruned[-1]},"
-            )
         return (*ledgers, *logs)
 
     @cached_property

@@ -33,12 +33,13 @@ def describe(bundle: Bundle, summary: Summary) -> None:
 
 def seal(bundle: Bundle, *, measured: bool) -> None:
     """Write the sums of all files. The sums of measured files are only written again if `measured`,
-    that is, if something was measured since."""
+    that is, if something was measured since. Otherwise they stay, also of files that are lost."""
     before = {} if measured else read_sums(bundle)
-    sums = {}
-    for name in files(bundle):
-        kept = None if is_derived(name) else before.get(name)
-        sums[name] = kept or digest(bundle.path / name)
+    kept = {name: value for name, value in before.items() if not is_derived(name)}
+    sums = {
+        name: kept.get(name) or digest(bundle.path / name)
+        for name in sorted({*files(bundle), *kept})
+    }
     bundle.write(SUMS, "".join(f"{value}  {name}\n" for name, value in sums.items()))
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from testbed import cli
 from testbed.bundle import Bundle, find_bundle
-from testbed.manifest import RunState, code_sha256
-from testbed.report.archive import SUMS, files, is_derived
+from testbed.manifest import Attempt, RunState, code_sha256
+from testbed.report.archive import SUMS, digest, files, is_derived, read_sums
 from testbed.report.derive import derive, derive_run, rebuild
 from testbed.report.verify import verify_bundle
 from tests.testbed.bundles import Story
@@ -140,6 +140,97 @@ def test_a_derived_file_that_is_gone_with_its_sum_is_missed(bundle: Bundle) -> N
     (bundle.path / SUMS).unlink()
     (problem,) = verify_bundle(bundle)
     assert problem.startswith(f"no {SUMS}")
+
+
+def lose(bundle: Bundle, *gone: str) -> None:
+    """These files and folders, with their sums; nobody rebuilds what is derived, because another
+    version made the bundle."""
+    for name in gone:
+        subprocess.run(["rm", "-r", str(bundle.path / name)], check=True)
+    bundle.write_manifest(msgspec.structs.replace(bundle.manifest, code_sha256="0" * 64))
+    sums = {"manifest.json": digest(bundle.path / "manifest.json")}
+    sums = {
+        name: sums.get(name, before)
+        for name, before in read_sums(bundle).items()
+        if not name.startswith(gone)
+    }
+    bundle.write(SUMS, "".join(f"{value}  {name}\n" for name, value in sums.items()))
+
+
+def test_a_bundle_of_another_version_is_whole(bundle: Bundle) -> None:
+    lose(bundle)
+    assert list(verify_bundle(bundle)) == []
+
+
+@pytest.mark.parametrize("state", ["done", "invalid"])
+def test_a_run_that_is_gone_with_its_sums_is_missed(
+    bundle: Bundle, state: RunState, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle.update(0, state=state)
+    lose(bundle, "run/0000-faults")
+    assert cli.main(["verify-bundle", str(bundle.path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"run/0000-faults is {state}, but nothing of it is there"
+    assert said[-1] == f"{bundle.path}: NOT whole"
+
+
+PROMISED = {
+    "run/0000-faults/genesis.json": f"is missing, and not in {SUMS}",
+    "run/0000-faults/raw/run.jsonl": f"is missing, and not in {SUMS}",
+    "run/0000-faults/raw/ledger/r3.sqlite": "is done, but lacks 1 of 4 ledgers",
+    "run/0000-faults/raw/ledger": "is done, but lacks 4 of 4 ledgers",
+    "run/0000-faults/raw/r3.jsonl": "is done, but lacks the log of r3",
+    "run/0000-faults/raw/phones-1.jsonl": "is done, but lacks the log of phones-1",
+    "run/0000-faults/summary.json": f"is missing, and not in {SUMS}",
+    "run/0000-faults/report.html": f"is missing, and not in {SUMS}",
+    "summary.json": f"is missing, and not in {SUMS}",
+    "report.html": f"is missing, and not in {SUMS}",
+    "junit.xml": f"is missing, and not in {SUMS}",
+    "inputs/schedule.json": f"is missing, and not in {SUMS}",
+    "inputs/campaign.yaml": f"is missing, and not in {SUMS}",
+}
+
+
+@pytest.mark.parametrize("gone", PROMISED)
+def test_what_the_manifest_promises_is_missed_also_without_its_sum(
+    bundle: Bundle, gone: str
+) -> None:
+    lose(bundle, gone)
+    named = gone if "missing" in PROMISED[gone] else "run/0000-faults"
+    assert list(verify_bundle(bundle)) == [f"{named} {PROMISED[gone]}"]
+
+
+def test_a_run_of_which_nothing_can_be_said_may_lack_what_could_not_be_collected(
+    bundle: Bundle,
+) -> None:
+    bundle.update(0, state="invalid", reason="1 of 4 ledgers was not collected")
+    lose(bundle, "run/0000-faults/raw/ledger/r3.sqlite")
+    assert list(verify_bundle(bundle)) == []
+
+
+def test_an_attempt_that_was_set_aside_is_missed(bundle: Bundle) -> None:
+    gone = Attempt(path="attempts/0000-faults-1", reason="killed")
+    bundle.update(0, attempts=(gone,))
+    lose(bundle)
+    assert list(verify_bundle(bundle)) == ["attempts/0000-faults-1 is missing"]
+
+
+def test_an_inventory_that_was_changed_with_its_sum_is_found(bundle: Bundle) -> None:
+    wanted = digest(bundle.path / "inputs/inventory.yaml")
+    bundle.write_manifest(msgspec.structs.replace(bundle.manifest, inventory_sha256=wanted))
+    lose(bundle)
+    assert list(verify_bundle(bundle)) == []
+    bundle.write("inputs/inventory.yaml", b"lab: another")
+    (bundle.path / SUMS).unlink()
+    assert "inputs/inventory.yaml is not what was run" in [*verify_bundle(bundle)]
+
+
+def test_a_report_made_again_does_not_hide_a_raw_file_that_is_lost(bundle: Bundle) -> None:
+    """No judgement needs it, so nothing else would tell."""
+    gone = "run/0000-faults/raw/gateway.jsonl"
+    (bundle.path / gone).unlink()
+    rebuild(bundle)
+    assert list(verify_bundle(bundle)) == [f"{gone} is missing"]
 
 
 def test_why_nothing_can_be_derived_names_files_of_the_bundle(bundle: Bundle) -> None:
