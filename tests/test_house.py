@@ -102,7 +102,7 @@ def test_commands_import_no_commands() -> None:
 
 
 def test_a_session_does_not_know_its_screen() -> None:
-    """Who shows a campaign stands above it: the session tells only `progress`."""
+    """Who shows a campaign stands above it: the session calls only `progress`."""
     assert "testbed.campaign.screen" not in graph().find_upstream_modules(
         "testbed.campaign.session"
     )

@@ -20,7 +20,7 @@ EPOCH_S = 1_600_000_000  # before every test's chain begins
 
 @dataclass(frozen=True)
 class Certified:
-    """A certificate with its key, which follows from a text: the name, unless told otherwise."""
+    """A certificate with its key, which is made from a text: by default from the name."""
 
     name: str
     key_of: str

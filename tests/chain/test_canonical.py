@@ -54,8 +54,8 @@ def plain(value: Any) -> Any:
         return [plain(each) for each in value]
     if isinstance(value, msgspec.Struct):
         fields = {name: getattr(value, name) for name in value.__struct_fields__}
-        told = {name: plain(each) for name, each in fields.items() if each is not None}
-        return {"op": type(value).__name__} | told
+        present = {name: plain(each) for name, each in fields.items() if each is not None}
+        return {"op": type(value).__name__} | present
     return value
 
 

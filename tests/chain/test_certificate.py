@@ -42,8 +42,8 @@ CARRIER = x509.load_pem_x509_certificate(PEM)
 def test_the_carrier_says_what_the_chain_certified() -> None:
     statement = verify_carrier(PEM, WORLD.genesis)
     assert statement.kind == "mobile"
-    told = {each.oid: each.value for each in CARRIER.subject}
-    assert told == {
+    subject = {each.oid: each.value for each in CARRIER.subject}
+    assert subject == {
         NameOID.COMMON_NAME: statement.node.hex(),
         NameOID.SERIAL_NUMBER: f"{statement.certificate:x}",
     }
@@ -57,10 +57,10 @@ def test_openssl_accepts_it_as_the_device_s_own(tmp_path: Path) -> None:
     file = tmp_path / "dev.pem"
     file.write_bytes(PEM)
     command = ["openssl", "verify", "-no_check_time", "-purpose", "sslclient"]
-    told = subprocess.run(
+    verified = subprocess.run(
         [*command, "-CAfile", str(file), str(file)], capture_output=True, text=True, check=True
     )
-    assert told.stdout.endswith("OK\n")
+    assert verified.stdout.endswith("OK\n")
 
 
 def test_validity_is_checked_when_a_time_is_given() -> None:

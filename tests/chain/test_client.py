@@ -443,7 +443,7 @@ def test_a_head_must_follow_the_one_before_it_whoever_signed(changes: dict[str, 
         LedgerCopy(WORLD.genesis, bodies=False).append(wrong)
 
 
-def test_a_copy_checks_devices_signatures_if_it_is_told_to() -> None:
+def test_a_copy_checks_devices_signatures_if_it_is_asked_to() -> None:
     """Seals vouch for them otherwise."""
     blocks = BlockRange(start=1, blocks=sealed(unsigned()))
     assert LedgerCopy(WORLD.genesis).take(blocks) == 2

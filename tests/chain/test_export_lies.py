@@ -489,7 +489,7 @@ def test_removed_replicas_prove_nothing_above_the_boundary() -> None:
     mallory = Device("mallory")
     signers = {"0": world.replicas[0], "1": world.replicas[1]}
     old = forged(world, mallory, signers, epoch=0)
-    # Without the step nobody can tell: a verifier that holds only genesis does not know of it.
+    # Without the step nobody can know: a verifier that holds only genesis does not know of it.
     assert agreed(old, world)
     shown = old | _inclusion("epoch-1.", step, world.genesis.membership)
     assert not agreed(shown, world)

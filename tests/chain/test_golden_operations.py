@@ -50,11 +50,11 @@ def operations() -> dict[str, Operation]:
 
 def vectors() -> dict[str, dict[str, str]]:
     secret = private_key("alice").private_numbers().private_value
-    told = {}
+    vectors_by_name = {}
     for name, operation in operations().items():
         cose = sign_operation(operation, signer("alice"))
         content, signature = signed_content(cose)
-        told[name] = {
+        vectors_by_name[name] = {
             "private_key": f"{secret:064x}",
             "payload": encode_operation(operation).hex(),
             "sig_structure": content.hex(),
@@ -62,7 +62,7 @@ def vectors() -> dict[str, dict[str, str]]:
             "signature": signature.hex(),
             "cose_sign1": cose.hex(),
         }
-    return told
+    return vectors_by_name
 
 
 def test_what_devices_sign_does_not_change() -> None:
@@ -73,7 +73,7 @@ def test_what_devices_sign_does_not_change() -> None:
 
 
 def test_the_golden_operations_open() -> None:
-    for name, told in json.loads(FILE.read_text()).items():
-        opened = open_operation(bytes.fromhex(told["cose_sign1"]), NETWORK, World().scheme)
+    for name, vector in json.loads(FILE.read_text()).items():
+        opened = open_operation(bytes.fromhex(vector["cose_sign1"]), NETWORK, World().scheme)
         assert opened.operation == operations()[name]
-        assert opened.id.hex() == told["request_id"]
+        assert opened.id.hex() == vector["request_id"]

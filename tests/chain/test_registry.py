@@ -226,8 +226,8 @@ def test_a_record_has_only_the_fields_that_apply() -> None:
     world = World()
     alice = world.admit("alice")
     statement = world.run(world.data(alice), alice)
-    told = {name for name in statement.__struct_fields__ if getattr(statement, name) is not None}
-    assert told == {
+    present = {name for name in statement.__struct_fields__ if getattr(statement, name) is not None}
+    assert present == {
         "network",
         "op",
         "status",

@@ -106,7 +106,7 @@ def test_never_more_than_burst_plus_rate_times_time(events: list[tuple[str, floa
     assert len(limits) <= 3
 
 
-def test_the_wait_that_is_told_is_enough_and_not_too_long() -> None:
+def test_the_wait_that_is_named_is_enough_and_not_too_long() -> None:
     bucket = TokenBucket(10, 1, now_s=0)
     assert bucket.take(0)
     wait_s = bucket.wait_s(0)

@@ -162,8 +162,8 @@ def test_each_mistake_is_found_where_it_stands(
         assert not Draft202012Validator(lab_schema()).is_valid(data)
 
 
-def test_equal_usb_serials_are_told_apart_by_host(file: Path) -> None:
-    """CP2102 bridges all come with serial 0001; on one host only the place tells them apart."""
+def test_equal_usb_serials_are_distinguished_by_host(file: Path) -> None:
+    """CP2102 bridges all come with serial 0001; on one host only the place distinguishes them."""
     text = LAB.replace("[replica, mobile]", "[replica, mobile, environment]")
     two = text + "  th02: {host: pi03, match: {usb_serial: E660}, firmware: {board: esp32}}\n"
     assert mistakes(file, two) == []
@@ -187,7 +187,7 @@ def test_two_processes_of_this_machine_cannot_listen_on_one_port(file: Path) -> 
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0", "::", "fd00::1", "pi01", "pi01.lan."])
-def test_processes_tell_their_metrics_at_an_address_or_a_name(file: Path, listen: str) -> None:
+def test_processes_serve_their_metrics_at_an_address_or_a_name(file: Path, listen: str) -> None:
     assert mistakes(file, f'{LAB}metrics: {{port: 9100, listen: "{listen}"}}\n') == []
 
 

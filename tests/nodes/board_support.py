@@ -163,14 +163,14 @@ async def board(
         await asyncio.wait_for(process.wait(), deadline_s)
 
 
-def story(told: Callable[[Path], Coroutine[Any, Any, None]]) -> Callable[[Path], None]:
+def story(scenario: Callable[[Path], Coroutine[Any, Any, None]]) -> Callable[[Path], None]:
     """Run an async test."""
 
     def run(tmp_path: Path) -> None:
-        asyncio.run(told(tmp_path))
+        asyncio.run(scenario(tmp_path))
 
-    run.__doc__ = told.__doc__
-    run.__name__ = told.__name__
+    run.__doc__ = scenario.__doc__
+    run.__name__ = scenario.__name__
     return run
 
 

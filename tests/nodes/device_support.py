@@ -61,8 +61,8 @@ class Log:
         try:
             until(lambda: len(self.all(kind, **fields)) >= count, f"{kind} {fields}")
         except AssertionError as late:
-            told = [(each.event, each.fields) for each in read_events(self._path)]
-            raise AssertionError(f"{self._path}: {late}; it told: {told[-12:]}") from None
+            logged = [(each.event, each.fields) for each in read_events(self._path)]
+            raise AssertionError(f"{self._path}: {late}; logged: {logged[-12:]}") from None
         return self.all(kind, **fields)[count - 1]
 
     def after(self, moment: LoggedEvent, kind: str, **fields: object) -> list[LoggedEvent]:

@@ -88,7 +88,7 @@ class Story:
         service.start()
         return service
 
-    def tell(self, line: str) -> None:
+    def write(self, line: str) -> None:
         self.lines.append(line)
 
     def _arrow(self, sender: Party, to: Party, what: str) -> None:
@@ -97,12 +97,12 @@ class Story:
         if self.lines and self.lines[-1].startswith(before) and self.lines[-1].endswith(after):
             self.lines[-1] = f"{self.lines[-1].removesuffix(after)} {to}{after}"
         else:
-            self.tell(f"{before}{to}{after}")
+            self.write(f"{before}{to}{after}")
 
     def admit(self, device: Device) -> None:
         enrol = self.world.enrol(device)
         cose = sign_operation(enrol, device.signer)
-        self.tell(f"# the device signs an access request: {self._about(enrol)}")
+        self.write(f"# the device signs an access request: {self._about(enrol)}")
         self.frames.append((GATEWAY, 0, encode(Submit(cose))))
         request = self.world.open(make_item(cose)).id
         size, accepts = self.genesis.policy.group(self.genesis.membership.quorum)
@@ -133,7 +133,7 @@ class Story:
             service = self.services[to]
             service.step([(sender, service.verify(sender, frame))])
             if self._note and any(source == 0 for source, _, _ in self.frames):
-                self.tell(self._note)
+                self.write(self._note)
                 self._note = ""
 
     def _describe(self, sender: Party, frame: bytes) -> str:
@@ -162,18 +162,18 @@ class Story:
         if final is not None:
             self.final = final
             who = " and ".join(str(each.replica) for each in final.seals)
-            self.tell(f"# the gateway: block {final.height} is final, sealed by {who} (f+1)")
+            self.write(f"# the gateway: block {final.height} is final, sealed by {who} (f+1)")
 
     def _receipt(self, final: Final, block: Block) -> None:
         """What the device checks, from the genesis document alone."""
         inclusion = make_inclusion(block, 0, final.seals)
         statement = ProofVerifier(self.genesis).verify(Proof(record=inclusion, epochs=()))
         assert statement == decode_leaf(block.records[0].leaf)
-        self.tell(
+        self.write(
             "# the device: the receipt is record, Merkle path, head and seals; it holds, "
             "checked from genesis"
         )
-        self.tell(f"# the record: {self._record(statement)}")
+        self.write(f"# the record: {self._record(statement)}")
 
     def _record(self, statement: Statement) -> str:
         assert statement.not_after_us is not None

@@ -46,7 +46,7 @@ async def test_board_and_host_prove_themselves_and_readings_flow(tmp_path: Path)
 def test_a_wrong_key_on_either_side_gives_no_reading(tmp_path: Path, side: str) -> None:
     """Refused by name, and tried again in vain."""
 
-    async def told() -> None:
+    async def scenario() -> None:
         async with board(tmp_path, board_key=key if side == "host" else new_key()) as bench:
             bench.connect(host_key=key if side == "board" else new_key())
             await bench.until(lambda: bool(bench.of(Disconnected)))
@@ -55,7 +55,7 @@ def test_a_wrong_key_on_either_side_gives_no_reading(tmp_path: Path, side: str) 
             assert not bench.of(Connected)
             assert not bench.ids
 
-    asyncio.run(told())
+    asyncio.run(scenario())
 
 
 @story
@@ -145,7 +145,7 @@ async def test_a_power_cut_within_a_rename_costs_a_board_nothing(tmp_path: Path)
 
 @story
 async def test_an_unplugged_board_is_found_again(tmp_path: Path) -> None:
-    """The link vanishes, the gap is told, and what was held arrives after it."""
+    """The link vanishes, the gap is reported, and what was held arrives after it."""
     async with board(tmp_path) as bench:
         bench.connect()
         await bench.more_readings()
@@ -241,7 +241,7 @@ async def test_a_failing_firmware_says_why_and_comes_back(tmp_path: Path) -> Non
         await bench.more_readings()
         (tmp_path / "boot.txt").write_text("damaged")
         await bench.do("reset")
-        await bench.until(lambda: any("ValueError" in told.text for told in bench.of(Console)))
+        await bench.until(lambda: any("ValueError" in line.text for line in bench.of(Console)))
         (tmp_path / "boot.txt").write_text("7")
         await bench.booted(8)
         await bench.more_readings()
@@ -249,7 +249,7 @@ async def test_a_failing_firmware_says_why_and_comes_back(tmp_path: Path) -> Non
 
 @story
 async def test_two_readers_never_split_the_bytes(tmp_path: Path) -> None:
-    """The port is ours alone; the second is told so."""
+    """The port is ours alone; the second is refused with that reason."""
     async with board(tmp_path) as bench:
         bench.connect()
         await bench.more_readings()

@@ -47,7 +47,7 @@ class Kept:
 def test_nothing_outlives_the_board_process(tmp_path: Path, end: str) -> None:
     """However it ends, its interpreter ends too; unless killed, link and socket go."""
 
-    async def told() -> None:
+    async def scenario() -> None:
         prepare(tmp_path, "th01", key)
         process = await launch(tmp_path, "--exit-on-stdin-eof")
         assert process.stdout is not None
@@ -75,7 +75,7 @@ def test_nothing_outlives_the_board_process(tmp_path: Path, end: str) -> None:
         again.terminate()
         assert await asyncio.wait_for(again.wait(), deadline_s) == 0
 
-    asyncio.run(told())
+    asyncio.run(scenario())
 
 
 def test_a_board_that_cannot_start_says_why(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_board_that_cannot_start_says_why(tmp_path: Path) -> None:
         assert process.returncode == 2
         return errors.decode()
 
-    async def told() -> None:
+    async def scenario() -> None:
         assert "no firmware here; flash it first" in await refused(tmp_path)
         prepare(tmp_path, "th01", key)
         (tmp_path / "port").write_text("mine")
@@ -99,7 +99,7 @@ def test_a_board_that_cannot_start_says_why(tmp_path: Path) -> None:
             bench.connect()
             await bench.more_readings()
 
-    asyncio.run(told())
+    asyncio.run(scenario())
 
 
 @story
@@ -188,5 +188,7 @@ async def test_what_was_sampled_before_a_run_began_is_no_load_of_it(tmp_path: Pa
         events.close()
     assert all((one.sampled_ns or 0) >= since_ns for one in kept.readings)
     assert {one.boot for one in kept.readings} == {2}
-    told = [e.fields for e in read_events(state / "events.jsonl") if e.event == "reading-left-out"]
-    assert {one["board_boot"] for one in told} == {1, 2}
+    left_out = [
+        e.fields for e in read_events(state / "events.jsonl") if e.event == "reading-left-out"
+    ]
+    assert {one["board_boot"] for one in left_out} == {1, 2}

@@ -34,7 +34,7 @@ class CutOff(Sender):
 async def test_a_reading_that_a_power_cut_left_in_the_backlog_is_not_taken_again(
     tmp_path: Path,
 ) -> None:
-    """The board was never told that it has arrived and sends it again: it is one reading."""
+    """The board never heard that it has arrived and sends it again: it is one reading."""
     directory, state = tmp_path / "board", tmp_path / "state"
     state.mkdir()
     (state / "th01.sponsored").write_text(bytes(32).hex())

@@ -1,4 +1,4 @@
-"""Login changes: each is done in the end, whatever comes while the broker is being told."""
+"""Login changes: each is done in the end, whatever comes while the broker makes it."""
 
 from __future__ import annotations
 

@@ -120,21 +120,21 @@ def test_a_wrong_digest_is_properly_signed() -> None:
     assert lie.digest != bytes(32)
 
 
-def test_equivocation_tells_two_valid_stories_to_two_halves() -> None:
+def test_equivocation_sends_two_valid_proposals_to_two_halves() -> None:
     out = misbehaving(Trick.EQUIVOCATE).rewrite([proposal()])
     assert [effect.to for effect in out if isinstance(effect, Send)] == [1, 2, 3]
     stories = {signed.body for signed in frames(out)}
     assert len(stories) == 2
     for signed in frames(out):
-        told = message(signed)
+        sent = message(signed)
         assert holds(signed)
-        assert isinstance(told, PrePrepare)
-        assert told.digest == Proposal.digest_of(signed.attachment)
+        assert isinstance(sent, PrePrepare)
+        assert sent.digest == Proposal.digest_of(signed.attachment)
 
 
-def test_conspirators_tell_the_deceived_another_story_and_vote_for_both() -> None:
-    """Primary and accomplice derive the same second story, each by itself."""
-    told: dict[type[ReplicaMessage], dict[int, bytes]] = {}
+def test_conspirators_send_the_deceived_another_proposal_and_vote_for_both() -> None:
+    """Primary and accomplice derive the same second proposal, each by itself."""
+    digests: dict[type[ReplicaMessage], dict[int, bytes]] = {}
     pre_prepare = proposal().signed
     digest = message(pre_prepare).digest  # type: ignore[union-attr]
     for me, own in enumerate((proposal(), Broadcast(sign(Prepare(0, 1, 0, 5, digest))))):
@@ -144,15 +144,15 @@ def test_conspirators_tell_the_deceived_another_story_and_vote_for_both() -> Non
         actor.me = me
         kept = Persist(Durable("proposal", 0, 5, encode(pre_prepare)))
         sends = [out for out in actor.rewrite([kept, own]) if isinstance(out, Send)]
-        told[type(message(own.signed))] = {
+        digests[type(message(own.signed))] = {
             out.to: message(out.signed).digest  # type: ignore[union-attr]
             for out in sends
         }
-    assert told[Prepare][2] == told[PrePrepare][2]
-    assert told[Prepare][3] == told[PrePrepare][3] != told[PrePrepare][2]
+    assert digests[Prepare][2] == digests[PrePrepare][2]
+    assert digests[Prepare][3] == digests[PrePrepare][3] != digests[PrePrepare][2]
 
 
-def test_what_an_honest_primary_proposed_has_no_second_story() -> None:
+def test_what_an_honest_primary_proposed_has_no_second_version() -> None:
     actor = misbehaving(Trick.CONSPIRE, conspiracy=Conspiracy(frozenset({1, 2}), frozenset({3})))
     kept = Persist(Durable("proposal", 0, 5, encode(proposal().signed)))
     digest = message(proposal().signed).digest  # type: ignore[union-attr]

@@ -90,7 +90,7 @@ class Rig:
         """The device as it starts from what is on its disk."""
         return Device(self.config, self.world.genesis, "mobile", self.uplink, self.events)
 
-    def told(self, kind: str) -> list[dict[str, object]]:
+    def logged(self, kind: str) -> list[dict[str, object]]:
         self.events.flush()
         return [e.fields for e in read_events(self.folder / "events.jsonl") if e.event == kind]
 
@@ -233,7 +233,7 @@ async def test_a_busy_gateway_is_asked_until_it_has_room(tmp_path: Path) -> None
     async with rigged(tmp_path) as rig, admitted(rig) as (device, login):
         rig.gate.restart_with(waiting_max=0)
         asking = asyncio.ensure_future(ask(rig, device, login))
-        while not rig.told("not-yet"):
+        while not rig.logged("not-yet"):
             await asyncio.sleep(0.02)
         rig.gate.restart_with(waiting_max=10)
         assert await asking == OK
@@ -270,7 +270,7 @@ async def test_the_word_of_one_gateway_ends_no_device(
             record = rig.gate.bridge.chain.receipt(first, 0)
             rig.lie = Denied(id=bytes(32), layer=layer, reason="revoked", record=record)
             assert await ask(rig, device, login) == OK, "a true record, of something else"
-        assert {each["reason"] for each in rig.told("denied-unproven")} >= {"revoked", "counter"}
+        assert {each["reason"] for each in rig.logged("denied-unproven")} >= {"revoked", "counter"}
 
 
 @story
@@ -417,7 +417,7 @@ async def test_a_copy_that_was_changed_on_disk_is_fetched_again(tmp_path: Path) 
             (kept,) = database.execute("SELECT data FROM blocks WHERE height = 2").fetchone()
             database.execute("UPDATE blocks SET data = ?", (kept[:-9] + bytes(9),))
         sync = LedgerSync(path, device, rig.events, bodies=True)
-        assert (sync.copy.height, len(rig.told("copy-damaged"))) == (0, 1)
+        assert (sync.copy.height, len(rig.logged("copy-damaged"))) == (0, 1)
         assert await sync.run(login, rig.uplink) == 2
         sync.close()
         heads = LedgerSync(tmp_path / "heads.sqlite", device, rig.events, bodies=False)
@@ -442,7 +442,7 @@ async def test_heads_are_kept_over_a_restart_after_a_membership_change(tmp_path:
             again = LedgerSync(path, device, rig.events, bodies=False)
             assert (again.copy.height, again.copy.membership.epoch) == (height, change + 1)
             again.close()
-        assert rig.told("copy-damaged") == []
+        assert rig.logged("copy-damaged") == []
 
 
 @story
@@ -504,7 +504,7 @@ async def test_a_full_backlog_takes_no_reading_and_every_acknowledged_one_reache
                 acknowledged.append(number)
         assert acknowledged == [1, 2, 3]
         waiting = asyncio.ensure_future(sender.put_when_possible(reading(10)))
-        while not rig.told("backlog-full"):
+        while not rig.logged("backlog-full"):
             await asyncio.sleep(0.02)
         assert not waiting.done()
         rig.gate.restart_with(waiting_max=10)
@@ -544,6 +544,6 @@ async def test_what_is_no_message_does_not_flood_the_log(tmp_path: Path) -> None
             message = Message(f"nothing/{n}", b"")
             await device._on_message(cast(Login, None), message)
         device.close()
-    told = [each.fields for each in read_events(tmp_path / "events")]
-    assert told[0]["topic"] == "nothing/0"
-    assert len(told) < 20
+    logged = [each.fields for each in read_events(tmp_path / "events")]
+    assert logged[0]["topic"] == "nothing/0"
+    assert len(logged) < 20

@@ -213,13 +213,13 @@ def test_an_access_request_is_followed_from_device_to_block(story: Story) -> Non
 
 def test_a_reading_is_followed_from_the_board_to_the_block(story: Story) -> None:
     story.log("env1").first("board", state="sponsored")
-    told = story.log("env1").first("data", source="th01", status=OK)
+    stored = story.log("env1").first("data", source="th01", status=OK)
 
     async def reading(operator: Operator) -> Data:
         for sealed in operator.sync.sealed():
             for record in sealed.records or ():
                 opened = read_operation(cose_of(record.item), story.network)
-                if opened.id.hex() == told.fields["id"]:
+                if opened.id.hex() == stored.fields["id"]:
                     assert isinstance(opened.operation, Data)
                     return opened.operation
         raise AssertionError("the operator's verified copy lacks the reading")
@@ -238,7 +238,7 @@ def test_a_reading_is_followed_from_the_board_to_the_block(story: Story) -> None
     assert sponsor.service == "telemetry"
     values = msgspec.json.decode(found.payload)
     assert (values["board"], values["boot"]) == ("th01", 1)
-    assert found.counter == told.fields["counter"]
+    assert found.counter == stored.fields["counter"]
 
 
 def test_killed_gateways_and_a_killed_primary_lose_nothing_that_was_admitted(story: Story) -> None:
@@ -268,13 +268,13 @@ def test_killed_gateways_and_a_killed_primary_lose_nothing_that_was_admitted(sto
     )
     counters = [each.fields["counter"] for each in phone.all("data")]
     assert len(set(counters)) == len(counters)
-    told = {str(each.fields["id"]) for each in phone.all("data", status=OK)}
+    answered = {str(each.fields["id"]) for each in phone.all("data", status=OK)}
     recorded = {
         each.request.hex()
         for each in story.records("phone")
         if (each.op, each.status) == ("data", OK)
     }
-    assert told <= recorded
+    assert answered <= recorded
 
 
 def test_a_full_disk_under_all_processes_is_waited_for_and_loses_nothing(story: Story) -> None:
@@ -302,8 +302,8 @@ def test_a_full_disk_under_all_processes_is_waited_for_and_loses_nothing(story: 
     )
     again = [name for name in processes if story.process(name) != processes[name]]
     assert not again, f"started again: {[story.printed(name) for name in again]}"
-    told = {str(each.fields["id"]) for each in phone.all("data", status=OK)}
-    assert told <= {each.request.hex() for each in story.records("phone")}
+    answered = {str(each.fields["id"]) for each in phone.all("data", status=OK)}
+    assert answered <= {each.request.hex() for each in story.records("phone")}
 
 
 def test_an_operator_s_full_disk_is_one_clear_line(story: Story) -> None:

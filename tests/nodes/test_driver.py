@@ -1,5 +1,5 @@
 """What the driver does with each effect, and in which order it leaves. The core is scripted: it
-asks for what the test says, and notes what it is told. Ledger, store and clients are real."""
+asks for what the test says, and notes its inputs. Ledger, store and clients are real."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ WORLD = lively()
 
 
 class Core:
-    """Asks for `next` once, whatever it is told, and otherwise for what `asks` says."""
+    """Asks for `next` once, whatever the input, and otherwise for what `asks` says."""
 
     def __init__(self, membership: Membership) -> None:
         self.membership = membership
         self.epoch = membership.epoch
-        self.told: list[tuple[Input, int]] = []
+        self.taken: list[tuple[Input, int]] = []
         self.asks: Callable[[Input], list[Effect]] = lambda _: []
         self.next: list[Effect] = []
 
@@ -101,16 +101,16 @@ class Core:
     def handle(self, item: Input, now_us: int) -> list[Effect]:
         if self.next:
             return self.start(now_us)
-        self.told.append((item, now_us))
+        self.taken.append((item, now_us))
         return self.asks(item)
 
     def submit(self, submitted: Sequence[Submitted], now_us: int) -> list[Effect]:
         for each in submitted:
-            self.told.append((each, now_us))
+            self.taken.append((each, now_us))
         return []
 
     def inputs(self) -> list[Input]:
-        return [item for item, _ in self.told]
+        return [item for item, _ in self.taken]
 
 
 class Store(MemoryStore):
@@ -268,8 +268,8 @@ def test_replies_and_the_trace_come_after_what_was_sent() -> None:
     block = [Hop.PREPARED, Hop.COMMITTED, Hop.EXECUTED, Hop.SYNCED, Hop.COMMIT_SENT, Hop.SEALED]
     assert [(hop, height) for hop, height, *_ in trace.noted] == [(hop, 1) for hop in block]
     assert [view for *_, view, _ in trace.noted] == [4] * 6
-    ((told, fields),) = [entry for entry in stage.logged("emit") if entry[0] != "block"]
-    assert (told, fields) == ("view-change", {"view": 5, "seq": 9, "epoch": 0})
+    ((event, fields),) = [entry for entry in stage.logged("emit") if entry[0] != "block"]
+    assert (event, fields) == ("view-change", {"view": 5, "seq": 9, "epoch": 0})
 
 
 def test_the_start_is_carried_out_and_answered_like_a_step() -> None:
@@ -295,7 +295,7 @@ def test_answers_come_before_other_inputs_and_submitted_requests_last() -> None:
     kinds = [type(each) for each in stage.core.inputs()]
     assert kinds == [TimerFired, InstallFailed, Executed, Installed, Submitted, Submitted]
     assert stage.core.inputs()[0] == TimerFired(Timer.STATUS)
-    assert {now_us for _, now_us in stage.core.told} == {77}
+    assert {now_us for _, now_us in stage.core.taken} == {77}
 
 
 # --- effects -------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ def test_a_broadcast_goes_to_every_other_member_and_to_one_that_is_being_added()
     assert [party for party, _ in stage.logged("send")] == [0, 1, 3, 4]
 
 
-def test_an_accusation_is_told_with_what_was_signed() -> None:
+def test_an_accusation_is_logged_with_what_was_signed() -> None:
     stage = Stage()
     stage.step(Accuse(3, "equivocation", vote(1), vote(2)), Accuse(1, "bad", vote(1)))
     both, one = [encode(vote(1)), encode(vote(2))], [encode(vote(1))]
@@ -399,8 +399,8 @@ def test_the_block_that_changes_the_members_names_the_next_ones_once(fetched: bo
     stage = Stage(world)
     for height, block in enumerate(world.blocks, start=1):
         stage.step(Install((block,), 1) if fetched else execute(height, world))
-    told = [each for each in stage.core.inputs() if isinstance(each, Executed | Installed)]
-    assert [each.membership for each in told] == [None, world.ledger.decided_membership, None]
+    reports = [each for each in stage.core.inputs() if isinstance(each, Executed | Installed)]
+    assert [each.membership for each in reports] == [None, world.ledger.decided_membership, None]
 
 
 def test_facts_of_what_is_stable_may_go() -> None:
@@ -441,7 +441,7 @@ def test_a_rewrite_replaces_effects_and_may_hold_some_back() -> None:
     assert stage.logged("send") == [(1, encode(vote(1)))]
     stage.step(fired=[second])
     assert [party for party, _ in stage.logged("send")] == [1, 0, 1, 3]
-    assert stage.core.told == [], "these timers are the driver's own"
+    assert stage.core.taken == [], "these timers are the driver's own"
 
 
 def test_what_is_held_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,7 +564,7 @@ def test_a_turn_answers_its_share_and_a_timer_brings_the_next() -> None:
     stage.step(fired=["driver/serve"])
     assert [party for party, _ in stage.logged("send")] == [1]
     assert stage.logged("set") == []
-    assert stage.core.told == []
+    assert stage.core.taken == []
 
 
 @pytest.mark.parametrize(("left", "answered"), [(0, [0]), (1, [0, 1])])

@@ -145,11 +145,11 @@ def test_after_a_failure_nothing_more_is_done(monkeypatch: pytest.MonkeyPatch) -
 
         stage.node.store.commit = broken  # type: ignore[method-assign]
         stage.prepare()
-        await until(lambda: stage.failures, "the failure is told")
+        await until(lambda: stage.failures, "the failure is reported")
         stage.arrive()
         await asyncio.sleep(0)  # a turn, if there were one
         stage.event_loop.close()  # its commit, in the other thread
-        await asyncio.sleep(0)  # and what that would tell
+        await asyncio.sleep(0)  # a second report would come now
         assert not stage.bus.frames
         assert [str(failure) for failure in stage.failures] == ["a bug"]
 

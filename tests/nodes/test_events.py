@@ -146,9 +146,9 @@ def test_a_peer_that_comes_and_goes_without_end_writes_few_lines(tmp_path: Path)
         links.emit(2, "link-up", party=2)
         now_s = 1 / LIMITED_PER_S
         links.emit(3, "link-down", party=3)
-    told = [each.fields for each in read_events(tmp_path / "events")]
-    assert len(told) == LIMITED_BURST + 2
-    assert told[-2:] == [{"party": 2}, {"party": 3, "left_out": 2 * LIMITED_BURST}]
+    logged = [each.fields for each in read_events(tmp_path / "events")]
+    assert len(logged) == LIMITED_BURST + 2
+    assert logged[-2:] == [{"party": 2}, {"party": 3, "left_out": 2 * LIMITED_BURST}]
 
 
 def test_a_line_that_an_earlier_life_left_torn_spoils_no_other(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_any_bytes_are_read_without_an_error(
     read_events(path)
 
 
-def test_a_flood_of_one_kind_is_told_in_few_lines_and_hides_no_other(tmp_path: Path) -> None:
+def test_a_flood_of_one_kind_takes_few_lines_and_hides_no_other(tmp_path: Path) -> None:
     with EventLog(tmp_path / "events", "r0") as log:
         refused = CountedEvents(log, "refused")
         for n in range(1_000):
@@ -188,14 +188,14 @@ def test_a_flood_of_one_kind_is_told_in_few_lines_and_hides_no_other(tmp_path: P
         refused.add("rare", reason="rare")
         for n in range(10 * KINDS_MAX):
             refused.add(n)
-    told = read_events(tmp_path / "events")
-    counts = [event.fields["count"] for event in told if event.fields.get("reason") == "flood"]
+    logged = read_events(tmp_path / "events")
+    counts = [event.fields["count"] for event in logged if event.fields.get("reason") == "flood"]
     assert counts == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
-    assert {"reason": "rare", "count": 1} in [event.fields for event in told]
-    assert len(told) < KINDS_MAX + 30
+    assert {"reason": "rare", "count": 1} in [event.fields for event in logged]
+    assert len(logged) < KINDS_MAX + 30
 
 
-def test_the_exact_count_of_a_flood_can_be_told(tmp_path: Path) -> None:
+def test_the_exact_count_of_a_flood_can_be_read(tmp_path: Path) -> None:
     with EventLog(tmp_path / "events", "r0") as log:
         refused = CountedEvents(log, "refused")
         for n in range(1, 1_001):
@@ -203,7 +203,7 @@ def test_the_exact_count_of_a_flood_can_be_told(tmp_path: Path) -> None:
         refused.add("rare", number=0)
         for _ in range(3):
             refused.emit_counts()
-    told = [each.fields for each in read_events(tmp_path / "events")]
-    assert told[-1] == {"number": 1_000, "count": 1_000}
-    assert told.count({"number": 0, "count": 1}) == 1
-    assert len(told) == 10 + 1 + 1
+    logged = [each.fields for each in read_events(tmp_path / "events")]
+    assert logged[-1] == {"number": 1_000, "count": 1_000}
+    assert logged.count({"number": 0, "count": 1}) == 1
+    assert len(logged) == 10 + 1 + 1

@@ -1,4 +1,4 @@
-"""The gateway's process: told to end, it ends, whatever it waits for."""
+"""The gateway's process ends when it is asked to, whatever it waits for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.chain.world import World
 from tests.nodes.gateway_support import lonely_gateway
 
 
-def test_told_to_end_while_there_is_no_broker_it_ends_at_once_and_well(tmp_path: Path) -> None:
+def test_asked_to_end_while_there_is_no_broker_it_ends_at_once_and_well(tmp_path: Path) -> None:
     config = lonely_gateway(tmp_path)
     secrets = GatewaySecrets(gateway="one", admin="two", devices="5" * 64)
 

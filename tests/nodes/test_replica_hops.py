@@ -74,7 +74,7 @@ def test_data_need_no_authentication_group() -> None:
     assert Counter(traces[0].hops()) == Counter([*AT_THE_CHOSEN_ONE, Hop.PROPOSED, *BLOCK])
 
 
-class Told(NoEvents):
+class LastEvent(NoEvents):
     def __init__(self) -> None:
         self.fields: dict[str, object] = {}
 
@@ -85,15 +85,15 @@ class Told(NoEvents):
 @pytest.mark.parametrize("trace", [NO_TRACE, Kept()])
 def test_times_of_two_primaries_are_never_mixed(trace: Trace) -> None:
     """A block that was proposed here in view 0 and again by the next primary: this replica is no
-    proposer of it, and its times count from the second proposal. The trace tells both apart."""
-    told = Told()
-    phases = Phases(told, StoppableClock(), trace)
+    proposer of it, and its times count from the second proposal. The trace keeps both apart."""
+    last = LastEvent()
+    phases = Phases(last, StoppableClock(), trace)
     for what, view in (("proposed", 0), ("pre-prepared", 1), ("prepared", 1), ("committed", 1)):
         phases.observe(what, view, 5, 0)  # type: ignore[arg-type]
     head = Head(bytes(32), 5, 1, bytes(32), bytes(32), bytes(32), epoch=0, view=0, count=1)
     phases.executed(head)
-    assert "proposed_us" not in told.fields
-    assert told.fields["pre_prepared_us"] == 0
+    assert "proposed_us" not in last.fields
+    assert last.fields["pre_prepared_us"] == 0
     if isinstance(trace, Kept):
         assert [(hop, view) for hop, _, _, view, _ in trace.noted] == [
             (Hop.PROPOSED, 0),

@@ -30,7 +30,7 @@ def test_a_replica_that_sends_garbage_does_not_flood_the_gateways_log(tmp_path: 
 
     with EventLog(tmp_path / "events", "gateway") as events:
         asyncio.run(story(events))
-    told = [each.fields for each in read_events(tmp_path / "events")]
-    assert len(told) < 20
-    assert told[0]["replica"] == 0
-    assert told[-1]["count"] == 8_192
+    logged = [each.fields for each in read_events(tmp_path / "events")]
+    assert len(logged) < 20
+    assert logged[0]["replica"] == 0
+    assert logged[-1]["count"] == 8_192

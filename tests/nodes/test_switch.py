@@ -23,7 +23,7 @@ from tests.nodes.test_byzantine import MEMBERSHIP, NETWORK, SIGNERS, proposal
 HONEST: list[Effect] = [proposal()]
 
 
-class Told:
+class Emitted:
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, object]]] = []
 
@@ -40,7 +40,7 @@ class Replica:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory / "switch"
-        self.told = Told()
+        self.emitted = Emitted()
         self.now_s = 0.0
         self.start()
 
@@ -50,7 +50,7 @@ class Replica:
             lambda wanted: misbehaviour(
                 wanted, me=0, network=NETWORK, signer=SIGNERS[0], membership=lambda: MEMBERSHIP
             ),
-            self.told,
+            self.emitted,
             lambda: self.now_s,
         )
         self.orders.add("effects", Byzantine, self.seam.take)
@@ -67,7 +67,7 @@ class Replica:
 
     def says(self) -> list[object]:
         self.now_s += REPORT_S
-        self.orders.look(self.told)
+        self.orders.look(self.emitted)
         return [*self.seam.rewrite(HONEST)]
 
 
@@ -76,17 +76,19 @@ def replica(tmp_path: Path) -> Replica:
     return Replica(tmp_path)
 
 
-def test_an_order_holds_while_its_file_is_there_and_both_are_told(replica: Replica) -> None:
+def test_an_order_holds_while_its_file_is_there_and_both_ends_are_logged(
+    replica: Replica,
+) -> None:
     assert replica.says() == HONEST
     replica.order(b'{"trick": "silent"}')
     assert replica.says() == []
     assert replica.says() == []
     replica.take_back()
     assert replica.says() == HONEST
-    assert replica.told.names == [
+    assert replica.emitted.names == [
         "ordered", "byzantine", "byzantine-acts", "byzantine-acts", "order-gone", "honest"
     ]  # fmt: skip
-    assert replica.told.events[-1] == ("honest", {"trick": "silent", "acts": 2})
+    assert replica.emitted.events[-1] == ("honest", {"trick": "silent", "acts": 2})
 
 
 def test_a_new_order_replaces_the_old_one(replica: Replica) -> None:
@@ -145,7 +147,7 @@ def test_a_bad_order_is_refused_by_name_and_the_replica_stays_honest(
 ) -> None:
     replica.order(data, mode)
     assert replica.says() == HONEST
-    ((event, fields),) = replica.told.events
+    ((event, fields),) = replica.emitted.events
     assert event == "order-refused"
     assert named in str(fields["reason"])
 
@@ -153,7 +155,7 @@ def test_a_bad_order_is_refused_by_name_and_the_replica_stays_honest(
 def test_an_order_for_a_seam_that_is_not_there_is_refused(replica: Replica) -> None:
     replica.order(b"{}", name="engine.a.json")
     assert replica.says() == HONEST
-    assert replica.told.names == ["order-refused"]
+    assert replica.emitted.names == ["order-refused"]
 
 
 def test_orders_are_bounded_and_what_is_no_order_is_left_alone(replica: Replica) -> None:
@@ -161,7 +163,7 @@ def test_orders_are_bounded_and_what_is_no_order_is_left_alone(replica: Replica)
     for n in range(ORDERS_MAX + 9):
         replica.order(b'{"trick": "silent"}', name=f"effects.{n:03}.json")
     assert replica.says() == []
-    assert replica.told.names.count("ordered") == ORDERS_MAX
+    assert replica.emitted.names.count("ordered") == ORDERS_MAX
 
 
 @settings(max_examples=100)

@@ -12,7 +12,7 @@ from gateway.shaping import CUT, Shape
 from nodes.ports import Party
 from nodes.switch import links
 from nodes.switch.links import LinkOrder, LinksSeam, ShapedWire
-from tests.nodes.test_switch import Told
+from tests.nodes.test_switch import Emitted
 
 
 class Line:
@@ -30,19 +30,19 @@ class Line:
         return False
 
 
-def on_a_wire(story: Callable[[LinksSeam, ShapedWire, Line], object]) -> tuple[Line, Told]:
+def on_a_wire(story: Callable[[LinksSeam, ShapedWire, Line], object]) -> tuple[Line, Emitted]:
     """Runs until everything that was delayed has come."""
-    told, line = Told(), Line()
+    emitted, line = Emitted(), Line()
 
     async def run() -> None:
-        seam = LinksSeam(told)
+        seam = LinksSeam(emitted)
         story(seam, ShapedWire(line, seam), line)
         while seam.waiting:
             line.came.clear()
             await line.came.wait()
 
     asyncio.run(run())
-    return line, told
+    return line, emitted
 
 
 def order(text: str) -> LinkOrder:
@@ -60,9 +60,9 @@ def test_only_the_ways_of_an_order_are_shaped_and_only_while_it_holds() -> None:
         assert seam.idle
         wire.send(1, b"after")
 
-    line, told = on_a_wire(story)
+    line, emitted = on_a_wire(story)
     assert line.sent == [(1, b"before"), (2, b"during"), ("gw1", b"during"), (1, b"after")]
-    assert told.events[0] == ("link-acts", {"to": {"1": {"lost": 1}}, "from": {"2": {}}})
+    assert emitted.events[0] == ("link-acts", {"to": {"1": {"lost": 1}}, "from": {"2": {}}})
 
 
 def test_delayed_frames_come_in_their_order_also_after_the_order_is_gone() -> None:

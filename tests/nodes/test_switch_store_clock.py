@@ -15,7 +15,7 @@ from nodes.switch.clock import ClockOrder, ClockSeam
 from nodes.switch.orders import Orders
 from nodes.switch.store import StoreOrder, StoreSeam
 from tests.nodes.test_store import stored
-from tests.nodes.test_switch import Told
+from tests.nodes.test_switch import Emitted
 
 FACT = Durable("proposal", 0, 1, b"data")
 
@@ -102,7 +102,7 @@ def test_a_process_that_begins_again_is_under_the_orders_that_hold(tmp_path: Pat
     orders.add("store", StoreOrder, disk.seam.take)
     (tmp_path / "switch/store.a.json").write_text('{"full": true}')
     (tmp_path / "switch/store.a.json").chmod(0o600)
-    orders.look(Told())
+    orders.look(Emitted())
     again = Disk()
     orders.add("store", StoreOrder, again.seam.take)
     with pytest.raises(StoreFull):

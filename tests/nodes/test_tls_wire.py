@@ -176,7 +176,7 @@ def test_what_is_sent_together_leaves_in_one_write_and_asks_for_no_further_round
 
 
 def test_what_is_said_at_link_up_arrives(run: Run, keys: Keys) -> None:
-    """A gateway subscribes in the very moment in which it is told of the link."""
+    """A gateway subscribes while the link is being reported to it."""
 
     async def story() -> None:
         (dir0, cert0), (dir1, cert1) = keys("0"), keys("1")

@@ -48,9 +48,9 @@ def test_a_stranger_s_kinds_do_not_make_the_table_grow() -> None:
         tally.add(tally.received, 3, msgspec.msgpack.encode([f"kind {number}"]))
     tally.add(tally.sent, "gateway", encode(Busy(bytes(32))))
     assert list(tally.received) == [(3, OTHER)]
-    told = tally.as_fields()
-    assert told["received"][f"3/{OTHER}"][0] == 100
-    assert told["sent"] == {"gateway/Busy": [1, len(encode(Busy(bytes(32))))]}
+    fields = tally.as_fields()
+    assert fields["received"][f"3/{OTHER}"][0] == 100
+    assert fields["sent"] == {"gateway/Busy": [1, len(encode(Busy(bytes(32))))]}
 
 
 def test_signatures_are_counted_and_what_they_say_stays() -> None:
@@ -63,7 +63,7 @@ def test_signatures_are_counted_and_what_they_say_stays() -> None:
 
 
 def test_a_process_knows_its_own_use() -> None:
-    told = usage()
-    assert isinstance(told["cpu_s"], float)
-    assert isinstance(told["rss_mb"], float)
-    assert 0 < told["rss_mb"] <= told["rss_max_mb"] * 1.05  # type: ignore[operator]
+    used = usage()
+    assert isinstance(used["cpu_s"], float)
+    assert isinstance(used["rss_mb"], float)
+    assert 0 < used["rss_mb"] <= used["rss_max_mb"] * 1.05  # type: ignore[operator]

@@ -305,8 +305,8 @@ class Story:
                     entry = {"t": START_NS + t_ms * 1_000_000, "dir": "from-board"}
                     log.write(json.dumps(entry | {"frame": frame.hex()}) + "\n")
             for count in (1, 2, 1000):
-                told = {"board": board, "reason": "old", "count": count}
-                self.event("env1", "serial-refused", at_ms + 30 + count / 1000, **told)
+                refused = {"board": board, "reason": "old", "count": count}
+                self.event("env1", "serial-refused", at_ms + 30 + count / 1000, **refused)
             yield f"serial/{board}/{sha256(frame).hexdigest()}#{at_ms}"
 
     # --- for tests that spoil it ---

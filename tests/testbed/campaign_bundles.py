@@ -86,7 +86,7 @@ def summarise(bundle: Bundle, slower: Mapping[int, float] | None = None) -> None
 
 
 def slow_down(run: RunFolder, factor: float) -> None:
-    """Data took `factor` times as long, as devices tell it."""
+    """Data took `factor` times as long, in the devices' logs."""
     for path in run.raw.glob("*.jsonl"):
         entries = lines(path)
         if any(entry.get("event") == "data" for entry in entries):

@@ -56,13 +56,13 @@ class Operator:
         )
 
     def does(self, *words: str) -> Any:
-        """A command that goes well; what it prints as JSON."""
+        """What a command that must succeed prints as JSON."""
         done = self.run(*words, "--json")
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
-    def is_told(self, code: int, *words: str) -> str:
-        """A command that ends with `code`; what it says."""
+    def fails(self, code: int, *words: str) -> str:
+        """The message of a command that must end with this exit code."""
         done = self.run(*words, "--json")
         assert done.returncode == code, done.stdout + done.stderr
         assert done.stderr == ""

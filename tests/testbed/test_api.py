@@ -1,5 +1,5 @@
 """The testbed from Python and pytest, as the README shows it: its own text is run. And what its
-processes tell Prometheus: one lab for both.
+processes report to Prometheus: one lab for both.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def test_a_bundle_is_read_and_names_its_tables(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def told(bench: RunningTestbed, inventory: Path) -> dict[str, str]:
+def metrics(bench: RunningTestbed, inventory: Path) -> dict[str, str]:
     """What each process says, by its role and port."""
     bench.wait_for(lambda: bench.height >= 3)
     return {
@@ -167,37 +167,37 @@ def value(text: str, name: str) -> float:
     return float(found)
 
 
-def test_every_process_tells_what_it_knows(told: dict[str, str]) -> None:
-    roles = [name.split()[0] for name in told]
+def test_every_process_reports_its_metrics(metrics: dict[str, str]) -> None:
+    roles = [name.split()[0] for name in metrics]
     assert sorted(set(roles)) == ["broker", "environment", "gateway", "mobile", "replica"]
     assert roles.count("replica") == 4
-    for name, text in told.items():
+    for name, text in metrics.items():
         assert value(text, "cpu_seconds_total") > 0, name
         assert value(text, "resident_bytes") > 1e6, name
-    for text in (text for name, text in told.items() if name.startswith("replica")):
+    for text in (text for name, text in metrics.items() if name.startswith("replica")):
         assert value(text, "height") >= 2
         assert value(text, "links") >= 3
         assert value(text, "syncs_total") > 0
-    (gateway,) = (text for name, text in told.items() if name.startswith("gateway"))
+    (gateway,) = (text for name, text in metrics.items() if name.startswith("gateway"))
     assert value(gateway, "height") >= 2
     assert "testbed_requests_total{" in gateway
-    (broker,) = (text for name, text in told.items() if name.startswith("broker"))
+    (broker,) = (text for name, text in metrics.items() if name.startswith("broker"))
     assert re.search(
         r'^testbed_broker_events_total{event="logins",process="\S+"} [1-9]', broker, re.M
     )
 
 
-def test_replicas_name_their_peers_as_the_inventory_does(told: dict[str, str]) -> None:
-    texts = [text for name, text in told.items() if name.startswith("replica")]
+def test_replicas_name_their_peers_as_the_inventory_does(metrics: dict[str, str]) -> None:
+    texts = [text for name, text in metrics.items() if name.startswith("replica")]
     for text in texts:
         heard = set(re.findall(r'^testbed_frames_heard_total{peer="(\S+?)",', text, re.MULTILINE))
         assert len(heard & {"r1", "r2", "r3", "r4"}) == 3
         assert heard < {"r1", "r2", "r3", "r4", "spare1"}
 
 
-def test_the_dashboard_shows_nothing_that_nobody_tells(told: dict[str, str]) -> None:
-    types = r"^# TYPE (testbed_\w+)"  # told also before the first one is counted
-    known = set(re.findall(types, "\n".join(told.values()), re.MULTILINE))
+def test_the_dashboard_shows_only_metrics_that_exist(metrics: dict[str, str]) -> None:
+    types = r"^# TYPE (testbed_\w+)"  # there also before the first one is counted
+    known = set(re.findall(types, "\n".join(metrics.values()), re.MULTILINE))
     expressions = [
         target["expr"]
         for panel in json.loads(DASHBOARD.read_text())["panels"]
@@ -208,11 +208,11 @@ def test_the_dashboard_shows_nothing_that_nobody_tells(told: dict[str, str]) -> 
     assert shown <= known
 
 
-def test_promtool_finds_nothing_wrong(told: dict[str, str]) -> None:
+def test_promtool_finds_nothing_wrong(metrics: dict[str, str]) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("no promtool: apt-get install prometheus")
-    for name, text in told.items():
+    for name, text in metrics.items():
         done = subprocess.run(
             [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
         )

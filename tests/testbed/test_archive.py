@@ -116,8 +116,8 @@ def test_the_command_says_so_with_its_exit_code(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["verify-bundle", str(bundle.path), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["problems"], told["rebuilt"]) == ([], True)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["problems"], printed["rebuilt"]) == ([], True)
     (bundle.path / SUMS).unlink()
     assert cli.main(["verify-bundle", str(bundle.path)]) == 1
     assert "NOT whole" in capsys.readouterr().out

@@ -164,9 +164,9 @@ def test_compare_sets_both_systems_side_by_side(
     drawn = tmp_path / "beside.svg"
     argv = ["compare", str(chain.bundle), str(baseline.bundle), "--figure", str(drawn)]
     assert cli.main(argv) == 0
-    told = capsys.readouterr().out
-    assert "(chain)" in told
-    assert "(baseline)" in told
+    printed = capsys.readouterr().out
+    assert "(chain)" in printed
+    assert "(baseline)" in printed
     assert drawn.read_bytes().startswith(b"<?xml")
     assert cli.main([*argv, "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["comparisons"]

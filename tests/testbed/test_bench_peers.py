@@ -62,7 +62,7 @@ def test_the_replicas_are_those_of_its_config(build: Path) -> None:
     assert hosts(build) == [(n, 11_000 + 100 * n) for n in range(4)]
 
 
-def test_what_its_config_says_of_signatures_is_told(build: Path) -> None:
+def test_what_its_config_says_of_signatures_is_read(build: Path) -> None:
     (build / "config" / "system.config").write_text(
         "#system.communication.signatureAlgorithm = SHA512withRSA\n"
         "system.communication.signatureAlgorithm = SHA256withECDSA\n"
@@ -77,7 +77,7 @@ def test_what_its_config_says_of_signatures_is_told(build: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("4 192.0.2.7 11400 11401", "192.0.2.7 is not of this machine"),
         ("4 example.org 11400 11401", "wanted an id"),
@@ -85,11 +85,11 @@ def test_what_its_config_says_of_signatures_is_told(build: Path) -> None:
     ],
 )
 def test_a_config_that_reaches_out_or_makes_no_sense_is_refused(
-    build: Path, line: str, told: str
+    build: Path, line: str, message: str
 ) -> None:
     with (build / "config" / "hosts.config").open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         hosts(build)
 
 
@@ -138,17 +138,17 @@ def test_a_checkout_without_an_environment_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("program", "told"),
+    ("program", "message"),
     [
         ("echo trouble >&2; exit 3", r"bench consensus --json .*: exit code 3: trouble"),
         ("echo {}", "not what bench consensus prints: .*latency_ms"),
     ],
 )
 def test_another_checkout_that_fails_is_named_with_what_it_said(
-    tmp_path: Path, program: str, told: str
+    tmp_path: Path, program: str, message: str
 ) -> None:
     plan = against.BenchPlan(directory=str(checkout(tmp_path, program)))
-    with pytest.raises(LabFault, match=told):
+    with pytest.raises(LabFault, match=message):
         against.measure(plan, lambda _: None)
 
 

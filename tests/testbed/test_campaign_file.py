@@ -123,7 +123,7 @@ def test_each_mistake_is_found_where_it_stands(
     assert fits_schema(text) != shape
 
 
-def test_all_mistakes_are_told_at_once_also_behind_a_wrong_kind(file: Path) -> None:
+def test_all_mistakes_are_named_at_once_also_behind_a_wrong_kind(file: Path) -> None:
     """A misspelt `do` hides neither its own other keys nor what stands after it."""
     found = mistakes(
         file,
@@ -136,8 +136,8 @@ def test_all_mistakes_are_told_at_once_also_behind_a_wrong_kind(file: Path) -> N
         "  - {id: c, at: 500ms, for: 20s, do: process.crash, on: primary}\n"
         "  - {id: c, at: 1s, for: 2s, do: process.crash, on: primary}\n",
     )
-    told = [line.partition("campaign.yaml:")[2].split(": ")[1] for line in found]
-    assert told == [
+    places = [line.partition("campaign.yaml:")[2].split(": ")[1] for line in found]
+    assert places == [
         "workload.rate",
         "faults[0].at",
         "faults[0].do",

@@ -195,9 +195,9 @@ def test_plan_prints_and_writes_the_schedule_that_its_hash_names(
     assert planned["schedule"] == json.loads(out.read_bytes())
     assert planned["schedule"]["seed"] == 5
     assert cli.main(["plan", "quick-start", "--seed", "5"]) == 0
-    told = capsys.readouterr().out
-    assert planned["schedule_hash"] in told
-    assert "kill-primary" in told
+    printed = capsys.readouterr().out
+    assert planned["schedule_hash"] in printed
+    assert "kill-primary" in printed
 
 
 def test_campaigns_are_listed_and_checked(capsys: pytest.CaptureFixture[str]) -> None:

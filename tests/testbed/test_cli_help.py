@@ -70,13 +70,13 @@ def test_help_says_what_a_command_does_in_options_that_it_has(
     words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([*words.split(), "--help"]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"Usage: testbed {words}")
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"Usage: testbed {words}")
     command = commands()[words]
     if hasattr(command, "commands") and not command.invoke_without_command:
         return
     assert command.help, "it has no text"
-    prose, _, listed = told.partition("\nOptions:\n")
+    prose, _, listed = printed.partition("\nOptions:\n")
     known = options(command)
     assert known <= set(OPTION.findall(listed)), "an option is not listed"
     # Examples and quoted commands are held to the command that they call, below.

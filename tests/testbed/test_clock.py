@@ -48,7 +48,7 @@ class FarClock(Dialogue):
 def test_the_true_offset_lies_within_the_bound(
     ahead_ms: float, there_ms: float, back_ms: float
 ) -> None:
-    """Also when both ways differ, which no asking can tell."""
+    """Also when both ways differ, which no exchange can show."""
     reading = read_clock(FarClock(ahead_ms, there_ms, back_ms), samples=4)
     assert abs(reading.offset_ms - ahead_ms) <= reading.bound_ms
     assert reading.bound_ms >= (there_ms + back_ms) / 2
@@ -85,7 +85,7 @@ def test_a_run_is_refused_whose_replicas_clocks_are_certainly_too_far_apart() ->
         require_near(lab, {**near, "r1": ClockReading(-limit_ms, 0.1, 0)})
 
 
-def test_a_real_dialogue_tells_this_machines_own_time(tmp_path: Path) -> None:
+def test_a_real_dialogue_gives_this_machines_own_time(tmp_path: Path) -> None:
     with LocalHost(tmp_path) as host, open_facts(host, sys.executable) as line:
         reading = read_clock(line)
     assert abs(reading.offset_ms) <= reading.bound_ms

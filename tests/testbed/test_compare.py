@@ -39,8 +39,8 @@ def pair(story: Story, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle
 
 def compared(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict[str, Any]:
     assert cli.main(["compare", *words, "--json"]) == code
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return told
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return printed
 
 
 def paths(pair: tuple[Bundle, Bundle]) -> tuple[str, str]:
@@ -50,10 +50,10 @@ def paths(pair: tuple[Bundle, Bundle]) -> tuple[str, str]:
 def test_equal_schedules_are_compared_run_by_run(
     pair: tuple[Bundle, Bundle], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (told,) = compared(capsys, *paths(pair))["comparisons"]
-    assert told["obstacles"] == []
-    assert told["changes"] == []
-    figures = {(each["arm"], each["name"]): each for each in told["figures"]}
+    (comparison,) = compared(capsys, *paths(pair))["comparisons"]
+    assert comparison["obstacles"] == []
+    assert comparison["changes"] == []
+    figures = {(each["arm"], each["name"]): each for each in comparison["figures"]}
     slow, same = figures["faults", "p99"], figures["baseline", "p99"]
     assert slow["paired"]
     assert [slow["ratio"][key] for key in ("n", "value", "lo", "hi")] == [6, 2.0, 2.0, 2.0]
@@ -88,9 +88,9 @@ def test_different_tests_are_not_compared_and_a_gate_then_fails(
         "inputs/schedule.json", schedule.replace('"campaign":"quick-start"', '"campaign":"x"')
     )
     summarise(other)
-    (told,) = compared(capsys, str(pair[0].path), str(other.path))["comparisons"]
-    assert "different campaigns" in told["obstacles"][0]
-    assert told["figures"] == []
+    (comparison,) = compared(capsys, str(pair[0].path), str(other.path))["comparisons"]
+    assert "different campaigns" in comparison["obstacles"][0]
+    assert comparison["figures"] == []
     assert cli.main(["compare", str(pair[0].path), str(other.path), "--max-ratio", "p99=9"]) == 1
     assert "cannot be compared" in capsys.readouterr().out
 
@@ -112,14 +112,18 @@ def test_what_was_made_differently_and_what_changed_is_said(
     write_lines(faults, moved)
     summarise(one)
     summarise(two)
-    (told,) = compared(capsys, str(one.path), str(two.path))["comparisons"]
-    assert {each["what"] for each in told["differences"]} == {"seed", "schedule", "package uvloop"}
-    changes = {each["name"]: (each["a"], each["b"]) for each in told["changes"]}
+    (comparison,) = compared(capsys, str(one.path), str(two.path))["comparisons"]
+    assert {each["what"] for each in comparison["differences"]} == {
+        "seed",
+        "schedule",
+        "package uvloop",
+    }
+    changes = {each["name"]: (each["a"], each["b"]) for each in comparison["changes"]}
     assert changes == {
         "verdict": ("passed", "degraded"),
         "first-commit-after-heal": ("held", "broken"),
     }
-    p99 = next(each for each in told["figures"] if each["name"] == "p99")
+    p99 = next(each for each in comparison["figures"] if each["name"] == "p99")
     assert not p99["paired"]
     assert (p99["ratio"]["value"], p99["ratio"]["lo"]) == (3.0, None), "one run has no interval"
     assert cli.main(["compare", str(one.path), str(two.path), "--fail-on-change"]) == 1
@@ -144,8 +148,8 @@ def test_other_expectations_are_another_campaign_file(
     rescheduled(two, '"succeeded_upper95":0.2', '"succeeded_upper95":0.9')
     for bundle in (one, two):
         summarise(bundle)
-    (told,) = compared(capsys, str(one.path), str(two.path))["comparisons"]
-    assert [each["what"] for each in told["differences"]] == ["expectations"]
+    (comparison,) = compared(capsys, str(one.path), str(two.path))["comparisons"]
+    assert [each["what"] for each in comparison["differences"]] == ["expectations"]
 
 
 def result(**values: tuple[float, float]) -> Comparison:
@@ -195,7 +199,7 @@ def test_a_zero_is_drawn_in_words_beside_the_logarithmic_axis(
         (result(goodput=(0.0, 0.0)), "every figure is 0"),
     ],
 )
-def test_where_there_is_nothing_to_draw_the_reason_is_told(
+def test_where_there_is_nothing_to_draw_the_reason_is_printed(
     found: Comparison, why: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"nothing to draw: {why}"):

@@ -123,18 +123,18 @@ def test_a_host_that_was_never_once_seen_is_not_fit() -> None:
     assert unfit([], own) == (), "this machine's own is not watched"
 
 
-class Told(LocalHost):
+class NotesWatch(LocalHost):
     """Writes down the process id of the last dialogue."""
 
     def dialogue(self, argv: Any) -> Any:
         script = 'echo $$ >watch.pid; exec "$@"'
-        return super().dialogue(["sh", "-c", script, "told", *argv])
+        return super().dialogue(["sh", "-c", script, "watch", *argv])
 
 
 def test_a_watch_writes_before_during_and_after_and_outlives_a_silent_host(tmp_path: Path) -> None:
     """Clock and conditions, over one process on the host, which may die."""
     written: list[dict[str, Any]] = []
-    with Told(tmp_path, name="pi01") as host:
+    with NotesWatch(tmp_path, name="pi01") as host:
         watch = HostWatch(
             {"pi01": host},
             {"pi01": sys.executable},

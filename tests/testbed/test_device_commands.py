@@ -64,11 +64,11 @@ def test_an_operator_s_day(tmp_path: Path) -> None:
 
 
 def finds_no_lab(operator: Operator) -> None:
-    assert "start one with `testbed up`" in operator.is_told(2, "device", "revoke", "x")
+    assert "start one with `testbed up`" in operator.fails(2, "device", "revoke", "x")
     plain = operator.program("device", "list")
     assert (plain.returncode, plain.stdout) == (2, "")
     assert plain.stderr.startswith("testbed: no lab is up")
-    missing = operator.is_told(2, "device", "list", "-i", "/nowhere/lab.yaml")
+    missing = operator.fails(2, "device", "list", "-i", "/nowhere/lab.yaml")
     assert "/nowhere/lab.yaml" in missing
     assert operator.does("down") == {"ended": None}
 
@@ -82,8 +82,8 @@ def looks_around(operator: Operator) -> None:
     shown = operator.does("device", "show", listed["phones-1"]["node"][:12])
     assert shown["name"] == "phones-1"
     assert [each["op"] for each in shown["records"]][:2] == ["enrol", "open"]
-    assert "did you mean phones-" in operator.is_told(2, "device", "show", "phone-1")
-    assert "there are env1, meter," in operator.is_told(2, "device", "show", "zebra")
+    assert "did you mean phones-" in operator.fails(2, "device", "show", "phone-1")
+    assert "there are env1, meter," in operator.fails(2, "device", "show", "zebra")
 
 
 def grants(operator: Operator) -> None:
@@ -114,7 +114,7 @@ def revokes(operator: Operator) -> None:
     assert (again["state"], again["changed"]) == ("revoked", False)
     own = operator.does("device", "revoke", "phones-3", "--by-device")
     assert (own["state"], own["changed"]) == ("revoked", True)
-    assert "phones-2 is revoked" in operator.is_told(2, "device", "renew", "phones-2")
+    assert "phones-2 is revoked" in operator.fails(2, "device", "renew", "phones-2")
 
 
 def admits_one_more(operator: Operator, tmp_path: Path) -> None:
@@ -125,10 +125,10 @@ def admits_one_more(operator: Operator, tmp_path: Path) -> None:
     assert Path(admitted["config"]).exists()
     assert (lamp / "state" / "key.pem").stat().st_mode & 0o077 == 0
     for wrong in (lamp, "/proc/nowhere"):
-        told = operator.is_told(2, "device", "admit", "lamp2", "--dir", str(wrong))
-        assert "choose another" in told
-    assert "is no name" in operator.is_told(2, "device", "admit", "", "--dir", str(tmp_path / "x"))
-    assert "no process of this lab" in operator.is_told(2, "device", "renew", "lamp")
+        message = operator.fails(2, "device", "admit", "lamp2", "--dir", str(wrong))
+        assert "choose another" in message
+    assert "is no name" in operator.fails(2, "device", "admit", "", "--dir", str(tmp_path / "x"))
+    assert "no process of this lab" in operator.fails(2, "device", "renew", "lamp")
 
 
 def hands_out_what_a_device_of_another_make_needs(operator: Operator, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def admits_by_factory_certificate(operator: Operator, acme: Manufacturer, tmp_pa
 
     identity = acme.make("lock-identity")
     assert operator.does(*words("lock", identity))["state"] == "admitted"
-    assert "lock's" in operator.is_told(2, *words("second-lock", identity))
+    assert "lock's" in operator.fails(2, *words("second-lock", identity))
 
     other = Manufacturer(tmp_path / "no-name").make("fake")
     refused = operator.run(*words("fake", other))
@@ -169,7 +169,7 @@ def admits_by_factory_certificate(operator: Operator, acme: Manufacturer, tmp_pa
     assert "factory-chain" in refused.stderr
     assert "chain.factory_roots" in refused.stderr, "it says where to look"
     (other / "key.pem").write_bytes((identity / "key.pem").read_bytes())
-    assert "not of the key" in operator.is_told(2, *words("mixed", other))
+    assert "not of the key" in operator.fails(2, *words("mixed", other))
 
 
 def takes_back_what_it_handed_out(operator: Operator, acme: Manufacturer, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def takes_back_what_it_handed_out(operator: Operator, acme: Manufacturer, tmp_pa
     with pytest.raises(RefusedError, match="its voucher was withdrawn"):
         run_until_admitted("lost", tmp_path / "lost")
     assert operator.run("device", "withdraw", "lost").returncode == 1
-    assert "no voucher" in operator.is_told(2, "device", "withdraw", "nobody")
+    assert "no voucher" in operator.fails(2, "device", "withdraw", "nobody")
     late = ["--dir", str(tmp_path / "late"), "--no-start", "--good-for", "500ms"]
     operator.does("device", "admit", "late", *late)
     with pytest.raises(RefusedError, match="expired"):
@@ -201,8 +201,8 @@ def takes_no_device_for_its_namesake(operator: Operator, tmp_path: Path) -> None
     for place in ("twin-a", "twin-b"):
         assert run_until_admitted("twin", tmp_path / place) > 0
     nodes = [e["node"] for e in operator.does("device", "list") if e["name"] == "twin"]
-    told = operator.is_told(2, "device", "revoke", "twin")
-    assert all(node[:16] in told for node in nodes)
+    message = operator.fails(2, "device", "revoke", "twin")
+    assert all(node[:16] in message for node in nodes)
     assert operator.does("device", "revoke", nodes[0][:16])["node"] == nodes[0]
     assert operator.does("device", "show", "twin")["node"] == nodes[1]
 
@@ -227,7 +227,7 @@ def changes_administrators(operator: Operator, tmp_path: Path) -> None:
     assert operator.does("admin", "revoke", str(key))["changed"] is False
     assert listed() == first
     assert operator.run("admin", "add", str(key)).returncode == 1, "a revoked key never comes back"
-    assert "no public key" in operator.is_told(2, "admin", "add", str(tmp_path / "day.yaml"))
+    assert "no public key" in operator.fails(2, "admin", "add", str(tmp_path / "day.yaml"))
 
 
 def changes_roots(operator: Operator, acme: Manufacturer, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def changes_roots(operator: Operator, acme: Manufacturer, tmp_path: Path) -> Non
     assert (refused.returncode, "factory-chain" in refused.stderr) == (1, True)
     assert operator.does("device", "show", "pump")["state"] == "admitted"
     no_root = acme.make("no-root") / "chain.pem"
-    assert "is no root" in operator.is_told(2, "admin", "add-root", str(no_root))
+    assert "is no root" in operator.fails(2, "admin", "add-root", str(no_root))
 
 
 def ends_it(operator: Operator, up: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ hosts:
 
 
 @pytest.mark.soak
-def test_a_device_over_ssh_renews_and_revokes_itself_when_told(tmp_path: Path) -> None:
+def test_a_device_over_ssh_renews_and_revokes_itself_when_asked_to(tmp_path: Path) -> None:
     operator = Operator(tmp_path)
     with emulated(tmp_path / "lab", hosts=1) as lab, host(lab, "pi01") as inside:
         inventory = lab.out / "mixed.yaml"

@@ -159,10 +159,10 @@ def test_copied_cards_and_clocks_that_are_too_far_apart_are_found_together(tmp_p
     }, "-60 ms and 60 ms are 110 ms apart at least"
     unknown = {"p0": host(0, 0, machine_id="", host_key=""), "p1": host(1, 0)}
     unknown["p2"] = unknown["p0"]
-    assert found(unknown) == {}, "what a host does not tell is equal to nothing"
+    assert found(unknown) == {}, "an unknown value is equal to nothing"
 
 
-def test_an_undo_that_waited_for_somebody_to_look_is_told(tmp_path: Path) -> None:
+def test_an_undo_that_waited_for_somebody_to_look_is_reported(tmp_path: Path) -> None:
     seen = replace(FIT, woken=(Armed("start-r1", 0), Armed("heal", 30)))
     now, later = [f for f in findings(tmp_path, seen) if f.check == "undo"]
     assert "start-r1 waiting; it happens now" in now.says

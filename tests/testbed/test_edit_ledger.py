@@ -97,7 +97,7 @@ def test_an_older_copy_is_found(ledger: Path) -> None:
 
 
 def test_an_older_copy_with_its_mark_is_not(ledger: Path) -> None:
-    """Nothing on the machine can tell: why such a replica counts as one of f."""
+    """Nothing on the machine can detect it: this is why such a replica counts as one of f."""
     old = str(ledger.with_name("old"))
     edit(ledger, "snapshot", old)
     with_more(ledger)

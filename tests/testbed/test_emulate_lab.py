@@ -205,7 +205,7 @@ def test_a_board_can_be_unplugged_and_plugged_again(lab: EmulatedLab) -> None:
     assert host(lab, board.host).run(present, check=False).exit_code == 0
 
 
-def test_firmware_says_nothing_of_throttling_until_it_is_told_to(lab: EmulatedLab) -> None:
+def test_firmware_says_nothing_of_throttling_until_it_is_asked_to(lab: EmulatedLab) -> None:
     """The stand-in for a Raspberry Pi's sensors: what is not there reads as not known."""
     with host(lab, "pi01") as inside, open_facts(inside, "python3") as facts:
 

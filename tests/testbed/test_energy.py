@@ -109,7 +109,7 @@ def test_a_plug_is_asked_at_port_80_of_its_address(
         (b" " * 70_000 + ANSWER, 200, "truncated"),
     ],
 )
-def test_a_plug_that_says_something_else_is_told_without_its_address(
+def test_a_plug_that_says_something_else_is_reported_without_its_address(
     tmp_path: Path, answer: bytes, status: int, says: str
 ) -> None:
     with plug(answer, status) as (address, _):
@@ -234,14 +234,14 @@ def test_the_page_shows_how_each_host_was(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    return Story(tmp_path_factory.mktemp("told"))
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return Story(tmp_path_factory.mktemp("fuzzed"))
 
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_whatever_a_stranger_says_of_power_is_left_out_or_finite(
-    told: Story, data: st.DataObject
+    fuzzed: Story, data: st.DataObject
 ) -> None:
     good = msgspec.json.encode(EnergyLine(t=START_NS, host="r1", watts=1.5, total_wh=2.5)) + b"\n"
     at, cut = data.draw(st.integers(0, len(good))), data.draw(st.integers(0, 6))
@@ -250,8 +250,8 @@ def test_whatever_a_stranger_says_of_power_is_left_out_or_finite(
         | st.sampled_from([b"NaN", b"1e999", b"-9", b"9" * 18, b"9" * 40, b"[" * 5000, b"e8"])
     )
     bad = good[:at] + put + good[at + cut :]
-    (told.run.raw / "energy.jsonl").write_bytes(good + bad + good)
-    found = machines_of(Evidence(told.run))
+    (fuzzed.run.raw / "energy.jsonl").write_bytes(good + bad + good)
+    found = machines_of(Evidence(fuzzed.run))
     machines_tables(found)
     for row in found.energy:
         shown = [row.mean_w, row.most_w, row.joules]

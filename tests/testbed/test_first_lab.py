@@ -35,7 +35,7 @@ def test_an_operators_morning(tmp_path: Path) -> None:
     operator = Operator(tmp_path)
     inventory = tmp_path / "my-lab.yaml"
     inventory.write_text(INVENTORY)
-    assert "start one with `testbed up`" in operator.is_told(2, "device", "revoke", "x")
+    assert "start one with `testbed up`" in operator.fails(2, "device", "revoke", "x")
     with operator.lab(inventory) as up:
         assert up["admitted"] == ["pi02-environment", "pi04-1", "pi04-2", "pi04-3"]
         the_example_for_ones_own_tests_runs_as_printed(operator)
@@ -109,7 +109,7 @@ def sees_what_dies_and_restarts_it(operator: Operator) -> None:
     assert replica()["process"]["exit_code"] == 128 + signal.SIGKILL
     assert operator.does("restart", "pi03")["state"] == "active"
     eventually(lambda: (replica()["height"] or 0) >= before["height"])
-    assert "no process is called pi09" in operator.is_told(2, "restart", "pi09")
+    assert "no process is called pi09" in operator.fails(2, "restart", "pi09")
 
 
 def collects_and_ends_it(operator: Operator, up: dict[str, Any], tmp_path: Path) -> list[str]:

@@ -178,7 +178,7 @@ PORTS = [
         (Match(usb_serial="e2"), []),
     ],
 )
-def test_boards_are_told_apart_by_identity(match: Match, found: list[str]) -> None:
+def test_boards_are_distinguished_by_identity(match: Match, found: list[str]) -> None:
     board = Board(host="pi01", match=match, firmware=Firmware(board="rp2040"))
     assert [port.device for port in matching(board, PORTS)] == found
     assert [port.device for port in matching(board, PORTS[::-1])] == found, "in any order"
@@ -303,14 +303,14 @@ def test_whether_a_host_has_power_is_what_its_hub_says(
     hosts = {**lab.hosts, "r1": HostEntry(addr="10.0.0.1", roles=("replica",), power=power)}
     lab = lab.model_copy(update={"hosts": hosts})
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert is_on(lab, "r1", tmp_path) is None, "no uhubctl here: nobody can tell"
+    assert is_on(lab, "r1", tmp_path) is None, "no uhubctl here: it is not known"
     program = tmp_path / "uhubctl"
     program.write_text(f"#!/bin/sh\necho 'Current status for hub 1-1'\necho '{printed}'\n")
     program.chmod(0o755)
     assert is_on(lab, "r1", tmp_path) is powered
 
 
-def test_a_power_switch_that_speaks_another_encoding_is_told_of_all_the_same() -> None:
+def test_a_power_switch_that_speaks_another_encoding_is_quoted_all_the_same() -> None:
     lab = load_lab()
     switch = CommandPower(
         driver="command", off=("sh", "-c", "printf 'kein Ger\\344t'; exit 3"), on=("true",)

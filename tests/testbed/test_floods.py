@@ -62,19 +62,19 @@ def test_floods_of_two_results_are_drawn_beside_each_other(tmp_path: Path) -> No
     assert path.read_bytes().startswith(b"<?xml")
 
 
-def told(path: Path, *lines: dict[str, Any]) -> None:
+def write_log(path: Path, *lines: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn "counts"')
 
 
 def test_sums_of_gateway_and_broker_say_what_was_refused_in_between(tmp_path: Path) -> None:
-    told(
+    write_log(
         tmp_path / "gateway.jsonl",
         {"event": "counts", "t": 1 * S, "accepted": 9, "refused:rate": 10},
         {"event": "counts", "t": 3 * S, "accepted": 20, "refused:rate": 25, "refused:busy": 1},
         {"event": "counts", "t": 9 * S, "refused:rate": 99},
     )
-    told(
+    write_log(
         tmp_path / "log" / "broker.log",
         {"event": "counts", "t_s": 2.5, "counts": {"logins": 7, "bad-login": 4}},
     )

@@ -113,7 +113,7 @@ def begin(host: Host) -> Iterator[Callable[..., Unit]]:
         host.stop(name, timeout_s=1)
 
 
-def test_a_command_tells_its_exit_code_and_both_streams(host: Host) -> None:
+def test_a_command_returns_its_exit_code_and_both_streams(host: Host) -> None:
     result = host.run(["sh", "-c", "echo out; echo err >&2; exit 3"], check=False)
     assert (result.exit_code, result.stdout, result.stderr) == (3, "out\n", "err\n")
 
@@ -352,7 +352,7 @@ def test_a_killed_unit_comes_back_and_is_counted(host: Host, begin: Callable[...
 
 
 @units
-def test_a_unit_that_should_not_restart_tells_how_it_ended(
+def test_a_unit_that_should_not_restart_shows_how_it_ended(
     host: Host, begin: Callable[..., Unit]
 ) -> None:
     begin("once-bad", "exit 7", restart=False)
@@ -533,7 +533,7 @@ def test_a_unit_that_dies_at_once_is_given_up_as_failed(tmp_path: Path) -> None:
         assert host.status("hopeless").exit_code == 127
 
 
-def test_how_a_local_unit_ended_is_told_together_with_whether_it_ended(tmp_path: Path) -> None:
+def test_how_a_local_unit_ended_is_known_as_soon_as_it_has_ended(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "go")
     once = Unit("once", ("sh", "-c", "read -r line <go; exit 7"), restart=False)
     unit = SupervisedUnit(once, tmp_path, tmp_path / "log")
@@ -585,14 +585,14 @@ def test_a_units_log_is_bounded_and_what_is_dropped_is_counted(
     with LocalHost(tmp_path) as host:
         host.start(Unit("talker", ("sh", "-c", "while :; do seq 100; done")))
         log = Path(str(host.log_path("talker")))
-        told = re.compile(rb"[1-9]\d* bytes of older output were dropped\n")
+        notice = re.compile(rb"[1-9]\d* bytes of older output were dropped\n")
 
-        def is_told() -> bool:
+        def is_noted() -> bool:
             with suppress(FileNotFoundError):  # it is renamed, and begun again
-                return told.match(log.read_bytes()) is not None
+                return notice.match(log.read_bytes()) is not None
             return False
 
-        eventually(is_told)
+        eventually(is_noted)
         host.stop("talker")
         pieces = [path.stat().st_size for path in log.parent.glob("talker.log*")]
     assert len(pieces) <= 2

@@ -134,9 +134,7 @@ def test_trusting_a_machine_keeps_the_file_what_it_was(tmp_path: Path) -> None:
     assert real.read_bytes().startswith(b"# B\xfcro\n10.0.0.9 ecdsa")
 
 
-def test_a_refused_login_tells_how_to_bring_the_key_there(
-    server: SshServer, tmp_path: Path
-) -> None:
+def test_a_refused_login_says_how_to_bring_the_key_there(server: SshServer, tmp_path: Path) -> None:
     stranger = server.home / "host_key"
     with (
         server.host(root=tmp_path / "r", key=stranger) as host,
@@ -436,7 +434,7 @@ def test_a_dialogue_that_ended_takes_nobody_with_it(server: SshServer, tmp_path:
         assert other.ask("still there") == "still there"
 
 
-def test_a_command_that_does_not_read_its_input_is_told_apart_from_a_lost_connection(
+def test_a_command_that_does_not_read_its_input_is_no_lost_connection(
     server: SshServer, tmp_path: Path
 ) -> None:
     with server.host(root=tmp_path / "r") as host:
@@ -538,7 +536,7 @@ def test_a_dropped_upload_leaves_the_old_file_and_no_rest(
 
 
 @pytest.mark.parametrize("command", ["echo no", "exec csh-is-missing"])
-def test_an_answer_that_is_not_a_shells_is_told_apart(
+def test_an_answer_that_is_not_a_shells_is_recognised(
     server: SshServer, tmp_path: Path, command: str
 ) -> None:
     """A restricted login, or one that is no POSIX shell, is named at the first contact."""

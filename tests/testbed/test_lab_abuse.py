@@ -110,7 +110,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield ready
 
 
-def test_an_unplugged_board_is_told_and_undervoltage_makes_a_run_invalid(bench: Bench) -> None:
+def test_an_unplugged_board_is_reported_and_undervoltage_makes_a_run_invalid(bench: Bench) -> None:
     """Items 6, 7 and 12: a board is missed, opened again, and its port is ours alone; plausible
     numbers from a starved host do not count. And our processes are hardened services."""
     for name in ("pi01", "pi02", "pi03"):
@@ -150,8 +150,10 @@ def test_an_unplugged_board_is_told_and_undervoltage_makes_a_run_invalid(bench: 
     assert {**SANDBOX, "ActiveState": "active"}.items() <= held.items()
     assert held["ControlGroup"].endswith("/testbed-m2m-pi02.service")
     assert "exclusively lock" in refused[0], "two readers would split the bytes"
-    told = [note for note in summary["notes"] if note.startswith(f"board {board.name} was out")]
-    assert told, summary["notes"]
+    notes_of_board = [
+        note for note in summary["notes"] if note.startswith(f"board {board.name} was out")
+    ]
+    assert notes_of_board, summary["notes"]
 
 
 def test_board_list_and_status_say_who_reads_a_plugged_board(bench: Bench) -> None:
@@ -177,8 +179,8 @@ def test_board_list_and_status_say_who_reads_a_plugged_board(bench: Bench) -> No
         assert (read["state"], read["reader"]) == ("read", f"{board.host}-environment")
         status = bench.run("status")
         assert board.name not in [each["name"] for each in status["processes"]]
-        (told, *_) = status["hosts"][board.host]["boards"]
-        assert (told["name"], told["state"], told["reader"]) == (
+        (of_board, *_) = status["hosts"][board.host]["boards"]
+        assert (of_board["name"], of_board["state"], of_board["reader"]) == (
             board.name,
             "read",
             read["reader"],
@@ -245,17 +247,17 @@ def test_a_host_that_is_off_stops_a_run_before_it_begins_and_n_does_not_shrink(
         assert "pi04" in refused["error"]["message"]
         partly = bench.run("provision", code=4)
         assert [name for name, one in partly["hosts"].items() if not one["ok"]] == ["pi04"]
-        told = run_testbed("provision", "-i", str(bench.lab.inventory))
-        assert told.returncode == 4
-        assert "retry: testbed provision -i" in told.stderr
-        assert "--limit pi04" in told.stderr
+        printed = run_testbed("provision", "-i", str(bench.lab.inventory))
+        assert printed.returncode == 4
+        assert "retry: testbed provision -i" in printed.stderr
+        assert "--limit pi04" in printed.stderr
     finally:
         bench.lab.power("pi04", "on")
 
 
 def test_a_host_behind_a_jump_host_is_trusted_and_used_through_it(bench: Bench) -> None:
     """Item 10: the fingerprint is shown and compared, also of a machine that only another reaches;
-    a changed key is told with both fingerprints and the command that trusts the new one."""
+    a changed key is reported with both fingerprints and the command that trusts the new one."""
     far = host(bench.lab, "pi02")
     block = f"add rule inet gone i ip saddr {bench.lab.plan.own_addr} drop"
     inventory = bench.lab.out / "jump.yaml"

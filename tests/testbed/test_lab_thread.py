@@ -134,8 +134,8 @@ def a_console_shows_what_a_board_says_and_no_run_begins_meanwhile(lab: EmulatedL
 
     try:
         hear(b"Miniterm")
-        told = run_testbed("status", "--limit", board.host, "-i", str(lab.inventory), "--json")
-        assert "console" in json.loads(told.stdout)["hosts"][board.host]["holder"]["what"]
+        printed = run_testbed("status", "--limit", board.host, "-i", str(lab.inventory), "--json")
+        assert "console" in json.loads(printed.stdout)["hosts"][board.host]["holder"]["what"]
         command(lab.board_control(board.name), "reset")
         hear(f"m2m-board/1 {board.name} ".encode())
         os.write(ours, b"\x1d")

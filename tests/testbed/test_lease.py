@@ -185,17 +185,17 @@ def test_a_heartbeat_keeps_it_and_the_end_gives_it_back(host: LocalHost) -> None
 
 def test_whoever_loses_it_to_a_takeover_hears_of_it(host: LocalHost) -> None:
     heard: list[str] = []
-    told = threading.Event()
+    lost = threading.Event()
 
     def hear(why: str) -> None:
         heard.append(why)
-        told.set()
+        lost.set()
 
     lease = Lease({"pi01": host}, lease_s=2)
     lease.on_lost = hear
     with lease:
         break_lease(host, takeover=True)
-        assert told.wait(60), "its heart must not take it back"
+        assert lost.wait(60), "its heart must not take it back"
         assert holder(host) is None
         claim(host, "b", BOB, 60)
     assert "pi01 was taken over" in heard[0]

@@ -55,9 +55,9 @@ def bundle(world: World, tmp_path: Path) -> Path:
 
 def test_a_bundle_verifies(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["ledger", "verify", str(bundle)]) == 0
-    told = capsys.readouterr().out
-    assert told.count("holds: 14 of 14 blocks verified from genesis, 2 records") == 3
-    assert "up to height 14" in told
+    printed = capsys.readouterr().out
+    assert printed.count("holds: 14 of 14 blocks verified from genesis, 2 records") == 3
+    assert "up to height 14" in printed
     assert not list(bundle.rglob("*-wal")), "reading must leave nothing behind"
 
 
@@ -118,14 +118,14 @@ def test_blocks_are_shown_in_the_papers_fields(
     assert (record["privilege_level"], record["service_type"]) == (2, "telemetry")
 
     assert cli.main(["ledger", "show", str(bundle), "--last", "2"]) == 0
-    told = capsys.readouterr().out
-    assert told.count("hash of target block") == 2
-    assert world.blocks[-2].hash.hex() in told
+    printed = capsys.readouterr().out
+    assert printed.count("hash of target block") == 2
+    assert world.blocks[-2].hash.hex() in printed
 
     assert cli.main(["ledger", "show", str(bundle), "--height", "2"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for word in ("node ID", "privilege", "access time", "public key", "certificate", "data"):
-        assert word in told
+        assert word in printed
 
 
 @pytest.mark.parametrize("command", ["verify", "show"])

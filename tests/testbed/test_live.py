@@ -189,7 +189,7 @@ def test_watch_shows_how_it_stands_or_says_that_nothing_goes_on(
         assert json.loads(capsys.readouterr().out)["phase"] == "fault"
 
 
-def test_watch_stays_until_the_verdict_and_tells_it(
+def test_watch_stays_until_the_verdict_and_prints_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     story = Story(tmp_path)
@@ -265,7 +265,7 @@ def test_watch_ends_when_who_writes_the_bundle_is_killed(
         assert read_live(bundle.path) is None, "it is of the process that was killed"
 
 
-def test_the_live_view_gives_the_terminal_back_with_nothing_but_what_was_told() -> None:
+def test_the_live_view_gives_the_terminal_back_with_nothing_but_what_was_printed() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, height=24, color_system=None)
     with LiveScreen(console) as screen:

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: only if the inventory says so. What a running lab tells: `test_api`."""
+"""Metrics for Prometheus: only if the inventory says so. Those of a running lab: `test_api`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_every_process_of_the_baseline_has_a_port_of_its_own(
     path.write_text(packaged("loopback").read_text() + "metrics: {port: 9100}\n")
     command = ["inventory", "prometheus", "-i", str(path), "--json", "--system", "baseline"]
     assert cli.main(command) == 0
-    said = {
+    listed = {
         each["targets"][0]: each["labels"]["role"] for each in json.loads(capsys.readouterr().out)
     }
     lab = BASELINE.lab(load_lab(path))
@@ -80,17 +80,17 @@ def test_every_process_of_the_baseline_has_a_port_of_its_own(
     material = BASELINE.material(lab, nodes, keys, {})
     names = [name for node in nodes for name in sockets(node, lab)]
     ports = {name: 20_000 + place for place, name in enumerate(names)}
-    told = {}
+    configured = {}
     for node in nodes:
         for file in BASELINE.files(node, nodes, lab, material, ports):
             if file.name == CONFIG:
                 at = json.loads(file.data)["metrics"]
-                told[f"{at['host']}:{at['port']}"] = node.role
-    assert told == said
-    assert sorted({*said.values()}) == ["broker", "environment", "gateway", "mobile", "replica"]
+                configured[f"{at['host']}:{at['port']}"] = node.role
+    assert configured == listed
+    assert sorted({*listed.values()}) == ["broker", "environment", "gateway", "mobile", "replica"]
 
 
-def test_a_provider_tells_what_it_knows(tmp_path: Path) -> None:
+def test_a_provider_reports_its_metrics(tmp_path: Path) -> None:
     """The whole process, with a config as it is deployed."""
     keygen(tmp_path)
     (tmp_path / "tokens.json").write_text('{"keys": {}}')

@@ -74,9 +74,9 @@ def test_no_probability_is_too_small_to_be_written(value: Fraction, written: str
 
 def test_the_example_of_the_documents_prints_its_figure(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(EXAMPLE) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in ("1.352e-6", "739,713", "C(f,x) C(n-f,m-x) / C(n,m)"):
-        assert part in told
+        assert part in printed
     assert cli.main([*EXAMPLE, "-k", "8", "--json"]) == 0
     (group,) = json.loads(capsys.readouterr().out)["groups"]
     assert group["denial_exact"] == "11689/8646508220"
@@ -175,7 +175,7 @@ def test_calibration_finds_the_parameters_that_made_the_times() -> None:
     assert found.parameters.work_ms == pytest.approx(true.work_ms, rel=0.01)
 
 
-def test_calibration_says_when_the_times_do_not_tell() -> None:
+def test_calibration_says_when_the_times_cannot_separate_work_from_delay() -> None:
     odd = Observation(replicas=4, blocks=9, prepared_ms=28.0, committed_ms=12.0)
     found = calibrate([odd])
     assert not found.separated

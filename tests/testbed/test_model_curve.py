@@ -228,8 +228,8 @@ def test_a_fit_finds_the_costs_that_made_the_times() -> None:
     measured = {n: ran(msgspec.structs.replace(base, send_us=60.0), n) for n in (4, 7, 10)}
     found = predicting.fitted(base, [measured[4], measured[7]], 2)
     assert found.send_us == pytest.approx(60, rel=0.05)
-    told = predicting.predict(found, measured[10], 2)
-    assert told.predicted_ms == pytest.approx(told.measured_ms, rel=0.05)
+    prediction = predicting.predict(found, measured[10], 2)
+    assert prediction.predicted_ms == pytest.approx(prediction.measured_ms, rel=0.05)
 
 
 def ran(costs: Costs, replicas: int, blocks: int = 24) -> Measured:
@@ -282,10 +282,10 @@ def test_a_machine_whose_speed_drifts_between_rounds_spoils_no_prediction(
 
 
 def test_the_interval_is_that_of_rounds_and_six_are_the_fewest() -> None:
-    told = rounds(1.0, 1.1, 0.9, 1.3, 1.0, 1.2)
-    (row, _) = compared(told)
+    measured = rounds(1.0, 1.1, 0.9, 1.3, 1.0, 1.2)
+    (row, _) = compared(measured)
     assert (row.ratio.lo, row.ratio.hi) == (0.9, 1.3)
-    (row, _) = compared(msgspec.structs.replace(told, rounds=told.rounds[:5]))
+    (row, _) = compared(msgspec.structs.replace(measured, rounds=measured.rounds[:5]))
     assert row.ratio.lo is None
 
 
@@ -330,9 +330,9 @@ def test_what_stands_in_the_way_of_the_goal_is_named() -> None:
     missed = a_curve(
         (4, 1.0, {"check": 100, "send": 50}), (100, 9.0, {"check": 3100, "send": 1050})
     )
-    told = obstacle(missed)
-    assert "9.00 times" in told
-    assert "checking signatures 75%" in told
+    reason = obstacle(missed)
+    assert "9.00 times" in reason
+    assert "checking signatures 75%" in reason
     assert f"the goal of {GOAL} is reached" in obstacle(a_curve((4, 1.0, {}), (100, 1.9, {})))
     assert "the goal is about N = 100" in obstacle(a_curve((4, 1.0, {}), (7, 1.2, {})))
 

@@ -100,9 +100,9 @@ def user() -> Iterator[User]:
 
 
 def log_of(home: Path, up: subprocess.Popen[bytes]) -> str:
-    told = (home / "up.log").read_text()
-    assert up.poll() is None, told
-    return told
+    log = (home / "up.log").read_text()
+    assert up.poll() is None, log
+    return log
 
 
 def until(condition: Callable[[], object], what: str) -> None:

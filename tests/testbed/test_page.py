@@ -106,7 +106,7 @@ def test_without_traces_the_page_says_nothing_of_them(tmp_path: Path) -> None:
     assert "Where the time goes" not in undrawn(run)
 
 
-def test_what_is_no_trace_is_told_on_the_page(run: RunFolder) -> None:
+def test_what_is_no_trace_is_named_on_the_page(run: RunFolder) -> None:
     bad = run.raw / "trace" / "zz.bin"
     bad.write_bytes(b"<script>alert(1)</script>")
     try:
@@ -186,14 +186,14 @@ def test_what_processes_used_is_summed_over_their_lives(tmp_path: Path) -> None:
     up = {"t": START_NS, "m": 1, "boot": "b", "node": other, "n": 1, "event": "started"}
     write_lines(there, [{**up, "replica": 2, "height": 0}, *read_jsonl(there)])
     common = {"m": 1, "boot": "b", "node": name, "n": 1, "event": "usage", "rss_max_mb": 50.5}
-    told = [
+    usages = [
         {"cpu_s": 1.0, "syncs": 4, "syncs_s": 0.2, "sent": {"2/Commit": [1, 100]}},
         {"cpu_s": 2.0, "syncs": 8, "syncs_s": 0.4, "sent": {"2/Commit": [2, 200]}},
         {"cpu_s": 0.5, "syncs": 1, "syncs_s": 0.05, "sent": {"2/Commit": [1, 100]}},
     ]
     lines = [
         {"t": story.schedule.run_ms * MS + START_NS + n, **common, **each}
-        for n, each in enumerate(told)
+        for n, each in enumerate(usages)
     ]
     write_lines(path, [*read_jsonl(path), *lines])
     (row,) = machines_of(Evidence(story.run)).processes

@@ -66,10 +66,10 @@ def test_a_bundle_s_device_is_proven_to_whoever_has_openssl_and_a_shell(
 ) -> None:
     out, node = tmp_path / "proof", story.devices[NAME].node.hex()
     assert export(story.bundle.path, "--device", NAME, "--out", out) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     network = story.world.network.hex()
-    assert f"sh {out}/verify.sh {network}" in told
-    assert node in told
+    assert f"sh {out}/verify.sh {network}" in printed
+    assert node in printed
     assert verify(out) == 0
     done = subprocess.run([out / "verify.sh", network], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.splitlines()[2].split()) == (0, ["node", node])
@@ -158,14 +158,14 @@ def test_a_database_that_lies_or_is_damaged_spoils_nothing(
     assert verify(tmp_path / "a") == 0
     four.write_bytes(b"no database")
     assert export(run.path, "--device", node, "--out", tmp_path / "b") == 1
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for reason in (
         f"{one.name}: its signature does not hold",
         f"{two.name}: block {height}: its checksum",
         four.name,
     ):
-        assert reason in told
-    assert three.name not in told
+        assert reason in printed
+    assert three.name not in printed
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_certificate_of_a_later_epoch_brings_the_changes_of_members(tmp_path: 
     assert verify(written(tmp_path / "proof", result.files)) == 0
 
 
-def test_the_newest_certificate_is_proven_and_its_end_is_told(tmp_path: Path) -> None:
+def test_the_newest_certificate_is_proven_and_its_end_is_printed(tmp_path: Path) -> None:
     world = World()
     alice, heir = world.admit("alice"), Device("heir")
     world.run(renewal(world, alice, alice), alice)

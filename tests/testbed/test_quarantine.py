@@ -79,7 +79,7 @@ def test_twice_is_once_and_another_reason_replaces(five: Path) -> None:
     assert not release(five, "pi02").changed
 
 
-def test_fewer_than_3f_plus_1_only_when_told_and_then_the_file_says_so(five: Path) -> None:
+def test_fewer_than_3f_plus_1_only_on_request_and_then_the_file_says_so(five: Path) -> None:
     quarantine(five, "pi02", "hot")
     text = five.read_text()
     with pytest.raises(ConfigurationError, match=r"n = 3 .*3f\+1 = 4: f would fall from 1 to 0"):

@@ -1,4 +1,4 @@
-"""A host that is lost in mid-run is told at once and by name, and again at the end."""
+"""A host that is lost in mid-run is reported at once and by name, and again at the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Ears:
         )
 
 
-def test_a_lost_host_is_told_once_with_the_time_since_its_last_answer() -> None:
+def test_a_lost_host_is_reported_once_with_the_time_since_its_last_answer() -> None:
     ears = Ears()
     ears.reach.answered("pi03")
     ears.reach.answered("pi04")

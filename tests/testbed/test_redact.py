@@ -73,12 +73,12 @@ def test_no_secret_of_the_inventory_is_anywhere_in_a_bundle(
     for entry in bundle.manifest.runs:
         begin(bundle, entry)
     content = every_byte(tmp_path / "out")
-    assert b"undervoltage" in content, "what was left out, and why, is told"
+    assert b"undervoltage" in content, "what was left out, and why, is said"
     assert not [secret for secret in SECRETS if secret in content]
     assert bundle.manifest.inventory_file == "~/lab.yaml"
 
 
-def test_what_a_watch_says_of_a_host_out_of_reach_tells_no_login(tmp_path: Path) -> None:
+def test_what_a_watch_says_of_a_host_out_of_reach_holds_no_login(tmp_path: Path) -> None:
     """It stands in the clock readings of a run, and in the reason why the run does not count."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
@@ -93,9 +93,9 @@ def test_what_a_watch_says_of_a_host_out_of_reach_tells_no_login(tmp_path: Path)
             )
             watch.start()
             watch.stop()
-    told = {line["problem"] for line in written}
-    assert all("cannot connect" in each for each in told)
-    assert not [s for s in ("secret", "127.0.0.1", str(port)) for each in told if s in each]
+    problems = {line["problem"] for line in written}
+    assert all("cannot connect" in each for each in problems)
+    assert not [s for s in ("secret", "127.0.0.1", str(port)) for each in problems if s in each]
 
 
 def test_what_is_left_is_an_inventory_with_the_same_schedule(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A campaign survives whatever ends its program: what is complete stays, the rest is made once.
 
-The story at the end is told with real processes; what may differ between then and now, from files.
+The test at the end has real processes; what may differ between then and now, from files.
 """
 
 from __future__ import annotations
@@ -441,8 +441,8 @@ def test_interrupted_in_run_2_killed_in_run_2_complete_at_the_end(
     assert all((run.raw / "faults.jsonl").exists() for run in faulty)
     for run in bundle.runs:
         begins, entry = next(run.lines("raw/run.jsonl")), run.entry
-        told = (begins["run"], begins["trial"], begins["arm"])
-        assert told == (entry.index, entry.trial, entry.arm)
+        logged = (begins["run"], begins["trial"], begins["arm"])
+        assert logged == (entry.index, entry.trial, entry.arm)
     before = bundle.manifest
     cli.main(["resume", str(path)])
     assert bundle.manifest == before, "complete: nothing to do"

@@ -401,7 +401,7 @@ def test_a_kind_that_is_gone_is_not_run(tmp_path: Path) -> None:
         stored_schedule(saved, LOOPBACK)
 
 
-def test_what_too_few_pairs_cannot_tell_is_said_before_the_runs(
+def test_what_too_few_pairs_cannot_show_is_said_before_the_runs(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for count, warned in ((5, True), (6, False)):

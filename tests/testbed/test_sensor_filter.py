@@ -14,7 +14,7 @@ SENSORS = ("m1", "m2", "m3", "b1", "b2")
 LIES_S = (20.0, 40.0)
 
 Lie = Callable[[float, int, int], int]
-"""(seconds since its begin, true value, first true value) -> what is told."""
+"""(seconds since its begin, true value, first true value) -> the reading."""
 LIES: dict[str, Lie] = {
     "bias": lambda _s, true, _first: true + 2_000,
     "drift": lambda s, true, _first: true + round(250 * s),
@@ -22,7 +22,7 @@ LIES: dict[str, Lie] = {
 }
 
 
-def told(seed: int, lie: Lie | None, liars: tuple[str, ...]) -> list[Sample]:
+def readings(seed: int, lie: Lie | None, liars: tuple[str, ...]) -> list[Sample]:
     """A minute of a room: mobiles send two readings a second at random times, boards one."""
     rng = Random(seed)
     samples = []
@@ -53,25 +53,25 @@ def test_a_sensor_that_lies_is_suspected_and_the_others_are_not(how: str, liar: 
     others: list[float] = []
     for seed in range(5):
         settled_s = LIES_S[0] + 1.5 * WINDOW_S
-        found = suspects(told(seed, LIES[how], (liar,)), settled_s, LIES_S[1])
+        found = suspects(readings(seed, LIES[how], (liar,)), settled_s, LIES_S[1])
         assert found.pop(liar) > 0.4, seed
         others += found.values()
     assert sum(others) / len(others) < 0.15
 
 
 def test_honest_sensors_are_seldom_suspected() -> None:
-    shares = [suspects(told(seed, None, ()), 0, 60).values() for seed in range(10)]
+    shares = [suspects(readings(seed, None, ()), 0, 60).values() for seed in range(10)]
     assert sum(map(sum, shares)) / len(SENSORS) / 10 < 0.03
 
 
 def test_a_majority_that_lies_alike_is_the_truth_to_the_filter() -> None:
-    found = suspects(told(1, LIES["bias"], ("m1", "m2", "m3")), 30, 40)
+    found = suspects(readings(1, LIES["bias"], ("m1", "m2", "m3")), 30, 40)
     assert max(found[name] for name in ("m1", "m2", "m3")) == 0
     assert min(found[name] for name in ("b1", "b2")) > 0, "the honest ones are suspected"
 
 
 def test_a_score_depends_on_nothing_later() -> None:
-    samples = told(3, LIES["bias"], ("m2",))
+    samples = readings(3, LIES["bias"], ("m2",))
     assert scores(samples)[:200] == scores(samples[:200])
 
 

@@ -125,11 +125,11 @@ def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
     assert len(traces) == 1
 
 
-def test_a_transcript_changes_nothing_and_tells_the_story() -> None:
+def test_a_transcript_changes_nothing_and_lists_the_messages() -> None:
     scenario = draw(Options(faults="none", byzantine=(("conspire", 2),)), 0)
     transcript = Transcript(scenario)
-    told = run(scenario, transcript)
-    assert told == run(scenario)
+    outcome = run(scenario, transcript)
+    assert outcome == run(scenario)
     text = transcript.text()
     assert "PrePrepare v0 n1" in text
     assert "traitors: r0 conspire" in text
@@ -163,7 +163,7 @@ def test_a_sweep_stops_when_enough_has_failed() -> None:
     assert 3 <= len(summary.failures) < 100
 
 
-def test_a_dead_worker_is_told_with_the_seeds_it_had() -> None:
+def test_a_dead_worker_is_reported_with_the_seeds_it_had() -> None:
     with (
         ProcessPoolExecutor(1, initializer=os._exit, initargs=(3,)) as pool,
         pytest.raises(LabFault, match=r"seeds 8 to 1[15] in hand .* go on with --from 8"),
@@ -183,7 +183,7 @@ def test_an_interrupted_sweep_says_where_to_go_on() -> None:
 
 
 def test_a_real_dask_cluster_gives_the_same_outcome() -> None:
-    """Scheduler and two worker processes on loopback, told apart from a pool by nothing."""
+    """Scheduler and two worker processes on loopback; they behave as a pool does."""
     distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     options = Options()
     with ThreadPoolExecutor(1) as threads:
@@ -199,7 +199,7 @@ def test_a_real_dask_cluster_gives_the_same_outcome() -> None:
     assert there.as_json(1.0) == here.as_json(1.0)
 
 
-def test_a_cluster_that_is_not_there_is_told() -> None:
+def test_a_cluster_that_is_not_there_is_reported() -> None:
     pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     with (
         pytest.raises(ConfigurationError, match=r"no Dask scheduler at tcp://127\.0\.0\.1:1"),
@@ -263,7 +263,9 @@ def test_the_command_reports_and_a_failure_can_be_replayed(tmp_path: Path) -> No
     assert "fork" in str(failure)
 
 
-def test_a_place_that_nothing_can_be_saved_at_is_told_before_hours_of_seeds(tmp_path: Path) -> None:
+def test_a_place_where_nothing_can_be_saved_is_named_before_hours_of_seeds(
+    tmp_path: Path,
+) -> None:
     assert cli.main(["simulate", "--seeds", "1", "--save", str(tmp_path / "no" / "s.json")]) == 2
     assert cli.main(["simulate", "--seeds", "1", "--save", str(tmp_path)]) == 2
 

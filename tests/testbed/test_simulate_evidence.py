@@ -1,4 +1,4 @@
-"""The judge of evidence can say no: what proves nothing is told, what proves something holds."""
+"""The judge of evidence can say no: it reports what proves nothing and accepts what proves."""
 
 from __future__ import annotations
 

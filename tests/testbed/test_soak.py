@@ -104,7 +104,7 @@ def test_a_gap_before_the_first_disturbance_is_nobody_s() -> None:
     assert found.total_s == 0
 
 
-def test_growth_is_told_per_process_largest_first() -> None:
+def test_growth_is_reported_per_process_largest_first() -> None:
     first = [state("r1"), state("r2")]
     last = [state("r1", memory_bytes=51_000_000), state("r2", memory_bytes=90_000_000, files=25)]
     largest, other = growth([first, last])

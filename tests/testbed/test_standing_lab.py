@@ -101,7 +101,7 @@ def starts_what_was_given_up(operator: Operator) -> None:
     assert operator.does("restart", "r3")["state"] == "active"
     eventually(lambda: (processes(operator)["r3"]["height"] or 0) >= r3["height"])
     for words in (("restart", "r9"), ("restart", "r9", "--check")):
-        assert "no process is called r9" in operator.is_told(2, *words)
+        assert "no process is called r9" in operator.fails(2, *words)
 
 
 def collects(operator: Operator) -> str:
@@ -112,7 +112,7 @@ def collects(operator: Operator) -> str:
 
 
 @pytest.mark.soak
-def test_a_chain_that_cannot_go_on_is_told_and_down_ends_a_lab_whose_processes_are_all_stopped(
+def test_a_chain_that_cannot_go_on_is_reported_and_down_ends_a_lab_whose_processes_are_all_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too many ledgers are lost; then nothing runs any more."""
@@ -130,7 +130,7 @@ def test_a_chain_that_cannot_go_on_is_told_and_down_ends_a_lab_whose_processes_a
             os.kill(pid, signal.SIGKILL)
         stuck = "r3 and r4: ledger lost, no votes are sent; 3 of 4 votes are needed: this network"
         eventually(lambda: f"{stuck} cannot go on" in operator.run("status").stdout, 60)
-        assert "cannot go on" in operator.is_told(3, "device", "renew", "phone")
+        assert "cannot go on" in operator.fails(3, "device", "renew", "phone")
         assert stuck in operator.run("device", "list").stderr
         eventually(lambda: stuck in (Path(up["home"]) / "up.log").read_text(), 60)
         pids = [each["process"]["pid"] for each in processes(operator).values()]
@@ -161,11 +161,11 @@ def test_a_full_disk_hides_no_lab_and_gives_one_clear_line(tmp_path: Path) -> No
     try:
         with detached(operator) as up:
             fill(disk / "filler")
-            told = operator.run("device", "list")
-            assert told.returncode in (0, 3), told.stderr
-            assert "Traceback" not in told.stderr
-            assert "internal error" not in told.stderr
-            assert "no lab is up" not in told.stderr
+            listed = operator.run("device", "list")
+            assert listed.returncode in (0, 3), listed.stderr
+            assert "Traceback" not in listed.stderr
+            assert "internal error" not in listed.stderr
+            assert "no lab is up" not in listed.stderr
             assert operator.does("status")["processes"]
             assert operator.does("down")["ended"]["pid"] == up["pid"]
     finally:

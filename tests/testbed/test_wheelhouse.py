@@ -66,7 +66,7 @@ def test_what_only_some_hosts_need_goes_only_there(tmp_path: Path) -> None:
     assert common == wheelhouse.dependencies(PC)[0], "shared by both kinds of host"
 
 
-def test_a_board_without_hardware_on_a_machine_without_interpreter_is_told_plainly(
+def test_a_board_without_hardware_on_a_machine_without_interpreter_is_refused_plainly(
     tmp_path: Path,
 ) -> None:
     """Not by a resolver that says that requirements are unsatisfiable."""

@@ -502,20 +502,20 @@ def test_a_lying_source_is_accused_and_skipped(lie: str) -> None:
     cluster = Cluster(byzantine=[1])
     cluster.isolate(3)
     blocks(cluster, 40)
-    told = []
+    forged = []
 
     def forge(source: int, to: int, signed: Signed) -> Signed:
         message = decode_body(signed.body)
         if source != 1 or not isinstance(message, Heads | Bodies):
             return signed
-        told.append(message)
+        forged.append(message)
         return sign(signer_of(1), LIES[lie](message))
 
     cluster.on_post = forge
     cluster.heal()
     cluster.on_post = forge
     cluster.settle(limit_us=20_000_000)
-    assert told
+    assert forged
     assert cluster.executed(3) == cluster.executed(0)
     assert "forged" not in cluster.executed(3)
     if lie != "no blocks":  # which is no lie, only useless

@@ -143,9 +143,9 @@ def test_what_is_proposed_above_the_boundary_is_not_judged() -> None:
     cluster.run(100_000)
     assert set(cluster.heights()) == {8}
     cluster.lose = lambda source, to, message: isinstance(message, Checkpoint)
-    told = len(cluster.transcript)
+    before = len(cluster.transcript)
     cluster.run(1_000_000)
-    assert any("PRE-PREPARE v0 n9" in line for line in cluster.transcript[told:])
+    assert any("PRE-PREPARE v0 n9" in line for line in cluster.transcript[before:])
     assert not cluster.accusations
 
 

@@ -113,14 +113,14 @@ def test_a_backup_that_restarts_follows_without_a_vote_until_the_next_view() -> 
     cluster.settle()
     cluster.crash(3)
     cluster.restart(3)
-    told = len(cluster.transcript)
+    before = len(cluster.transcript)
     cluster.request("b", to=3)  # which hands it to the primary all the same
     cluster.settle(lambda: all("b" in cluster.executed(i) for i in range(4)), 1_000_000)
     assert cluster.views() == [0, 0, 0, 1]
     votes = ("PREPARE v", "COMMIT v")
     assert not [
         line
-        for line in cluster.transcript[told:]
+        for line in cluster.transcript[before:]
         if "3 -> " in line and any(vote in line and "of 3" in line for vote in votes)
     ]
     cluster.crash(2)

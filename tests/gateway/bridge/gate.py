@@ -173,7 +173,7 @@ class Gate:
         return cose
 
     def refusals(self) -> list[str]:
-        """Reasons that devices were told, in order."""
+        """Reasons in the refusals that devices got, in order."""
         return [denied_codec.decode(p).reason for _, kind, p in self.answers if kind == "denied"]
 
     def outcomes(self) -> list[object]:

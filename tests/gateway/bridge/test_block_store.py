@@ -56,7 +56,7 @@ def test_a_range_holds_as_many_blocks_as_fit_and_at_least_one(tmp_path: Path) ->
 def test_a_full_disk_is_said_with_the_name_of_the_file(
     tmp_path: Path, connections: list[sqlite3.Connection]
 ) -> None:
-    """And nobody is told to delete what is good."""
+    """The message does not advise to delete a good file."""
     world = World()
     store = filled(tmp_path / "copy", world)
     connections[0].execute("PRAGMA max_page_count = 1")  # as many as there are

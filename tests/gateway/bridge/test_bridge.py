@@ -167,7 +167,7 @@ def test_a_gateway_is_current_when_enough_replicas_have_stated_a_height_since_a_
     assert not chain.is_current, "they are ahead"
 
 
-def test_a_refusal_that_overtakes_the_block_is_not_told(gate: Gate) -> None:
+def test_a_refusal_that_overtakes_the_block_is_not_passed_on(gate: Gate) -> None:
     """Two gateways carry a request; the second hears "replay" before it hears of the block."""
     device = Device("phone")
     gate.ask(gate.world.enrol(device), device)
@@ -367,6 +367,6 @@ def test_a_replica_that_contradicts_itself_for_ever_does_not_fill_the_log(
     for _ in range(200):
         gate.bridge.on_seal(seal)
         gate.bridge.on_seal(lie)
-    told = [fields for event, fields in gate.events if event == "conflict"]
+    conflicts = [fields for event, fields in gate.events if event == "conflict"]
     assert gate.bridge.counts["conflict"] >= 200
-    assert 1 <= len(told) <= 10
+    assert 1 <= len(conflicts) <= 10

@@ -80,7 +80,7 @@ def test_who_is_revoked_is_thrown_out_and_no_replay_lets_him_in_again(gate: Gate
     gate.restart(logins_done=gate.bridge.chain.height)
     gate.changes.clear()
     gate.restart(logins_done=gate.bridge.chain.height)
-    assert gate.changes == []  # the broker has been told all this
+    assert gate.changes == []  # the broker knows all this already
 
 
 def test_a_renewed_key_gets_its_own_login_and_the_old_one_goes_when_it_speaks(gate: Gate) -> None:

@@ -265,7 +265,7 @@ def test_a_flood_of_garbage_is_counted_and_writes_few_events(gate: Gate) -> None
     assert len(gate.outcomes()) == 20
     device = gate.admit("phone")
     gate.ask(gate.world.data(device), device)
-    assert gate.outcomes().count("accepted") == 2, "what is accepted is always told"
+    assert gate.outcomes().count("accepted") == 2, "what is accepted is always logged"
 
 
 def test_a_refused_message_is_named_by_what_was_sent(gate: Gate) -> None:
@@ -274,8 +274,8 @@ def test_a_refused_message_is_named_by_what_was_sent(gate: Gate) -> None:
     altered = sign_operation(gate.world.data(device), device.signer)[:-1] + b"\0"
     gate.up(device.node.hex(), "op", altered)
     gate.bridge.on_up(f"m2m/1/{gate.bridge.net}/up/{RELAY}/{'c' * 64}/op", b"no stamp", 0)
-    told = [fields["id"] for event, fields in gate.events if event == "request"]
-    assert told[-2:] == [digest(altered).hex(), digest(b"no stamp").hex()]
+    logged = [fields["id"] for event, fields in gate.events if event == "request"]
+    assert logged[-2:] == [digest(altered).hex(), digest(b"no stamp").hex()]
 
 
 def test_cached_answers_are_bounded_in_bytes() -> None:

@@ -123,7 +123,7 @@ def test_garbage_is_a_peer_fault(payload: bytes) -> None:
         relay.on_status("status", ONLINE, 0)
 
 
-def test_lost_messages_are_told_once_and_overtaken_ones_not_at_all() -> None:
+def test_lost_messages_are_reported_once_and_overtaken_ones_not_at_all() -> None:
     stamps = Stamps()
 
     def take(n: int, boot: int = 1) -> None:

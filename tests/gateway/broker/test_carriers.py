@@ -40,7 +40,7 @@ def listed(gate: Gate) -> list[str]:
     return [each.name for each in gate.carriers]
 
 
-def test_the_gateway_tells_the_broker_and_answers(gate: Gate) -> None:
+def test_the_gateway_informs_the_broker_and_answers(gate: Gate) -> None:
     device = gate.admit("phone")
     pem, node = carrier(gate, device), device.node.hex()
     gate.up(node, "carrier", pem)
@@ -182,6 +182,6 @@ def test_names_are_hashed_as_openssl_does(tmp_path: Path, known: tuple[str, str]
     file = tmp_path / "phone.pem"
     file.write_text(known[1])
     command = ["openssl", "x509", "-in", str(file), "-noout", "-subject_hash"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    printed = subprocess.run(command, capture_output=True, text=True, check=True)
     subject = x509.load_pem_x509_certificate(known[1].encode()).subject
-    assert subject_hash(subject) == told.stdout.strip()
+    assert subject_hash(subject) == printed.stdout.strip()

@@ -1,4 +1,4 @@
-"""What Mosquitto says is told in the words of the embedded broker."""
+"""Mosquitto's log is passed on in the words of the embedded broker."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def test_each_is_counted_by_its_reason(line: str, reason: str) -> None:
 
 
 def test_a_removal_is_an_event_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever flood is told beside it: revocation is measured by these lines."""
+    """Also during a flood of other lines: revocation is measured by these."""
     caplog.set_level(logging.INFO)
     caplog.handler.addFilter(LogLimit(1, 100, lambda: 0.0))
     heard = MosquittoLog()
     for _ in range(2_000):
         heard.take("New connection from 127.0.0.1:35758 on port 24002.")
     heard.take(SAID[0][0])
-    told = [record.getMessage() for record in caplog.records]
-    assert told[-1] == f"removed {NODE}"
-    assert len(told) == 101
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[-1] == f"removed {NODE}"
+    assert len(messages) == 101
 
 
 @given(st.text())

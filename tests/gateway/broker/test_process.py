@@ -27,7 +27,7 @@ def run(config: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["SIGTERM", "stdin"])
-def test_it_ends_cleanly_when_told(tmp_path: Path, kind: str, how: str) -> None:
+def test_it_ends_cleanly_when_asked_to(tmp_path: Path, kind: str, how: str) -> None:
     if why := why_not(kind):
         pytest.skip(why)
     broker = BrokerProcess(tmp_path, kind, [user(Role.DEVICE, "a")])
@@ -98,11 +98,11 @@ main()
 """
 
 
-@pytest.mark.parametrize("told_to_end", [False, True])
+@pytest.mark.parametrize("asked_to_end", [False, True])
 def test_a_mosquitto_that_does_not_listen_is_one_clear_line(
-    tmp_path: Path, told_to_end: bool
+    tmp_path: Path, asked_to_end: bool
 ) -> None:
-    """Told to end before it listens, it ends."""
+    """If it is asked to end before it listens, it ends."""
     if why := why_not("mosquitto"):
         pytest.skip(why)
     fake = tmp_path / "bin" / "mosquitto"
@@ -112,9 +112,9 @@ def test_a_mosquitto_that_does_not_listen_is_one_clear_line(
     write_security(tmp_path / "security.json", NET, [])
     config = {"kind": "mosquitto", "security_file": "security.json", "ready_file": "ready.json"}
     (tmp_path / "broker.json").write_text(json.dumps({**config, "listen": {"port": 0}}))
-    program = ["-m", "nodes.gateway.broker"] if told_to_end else ["-c", PATIENT_FOR_A_MOMENT]
+    program = ["-m", "nodes.gateway.broker"] if asked_to_end else ["-c", PATIENT_FOR_A_MOMENT]
     words = ["--config", str(tmp_path / "broker.json")]
-    words += ["--exit-on-stdin-eof"] * told_to_end
+    words += ["--exit-on-stdin-eof"] * asked_to_end
     ended = subprocess.run(
         [sys.executable, *program, *words],
         input="",
@@ -124,7 +124,7 @@ def test_a_mosquitto_that_does_not_listen_is_one_clear_line(
         timeout=60,
         check=False,
     )
-    if told_to_end:
+    if asked_to_end:
         assert ended.returncode == 0, ended.stderr
     else:
         assert ended.returncode == 3

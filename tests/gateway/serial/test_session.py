@@ -25,7 +25,7 @@ key = bytes(range(32))
 
 
 class Pair:
-    """A host, a board, the bytes between them, and a clock. Nothing moves unless told to."""
+    """A host, a board, the bytes between them, and a clock. Nothing moves by itself."""
 
     def __init__(self, *, board_key: bytes = key, host_key: bytes = key, **host: Any) -> None:
         self.now_ms = 1_000
@@ -344,7 +344,7 @@ def test_a_full_queue_drops_the_oldest_and_the_host_knows_how_many() -> None:
 
 
 def test_readings_lost_with_the_power_are_counted_when_it_can_be_known() -> None:
-    """Without a journal the number of the next reading still tells."""
+    """Without a journal the number of the next reading still shows it."""
     pair = connected()
     pair.sample(2)
     pair.reboot(power_loss=True)

@@ -146,14 +146,14 @@ async def desk() -> AsyncIterator[Desk]:
         await made.close()
 
 
-def run(told: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(told)
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(scenario)
 
 
-def test_a_reading_is_told_then_saved_then_acknowledged() -> None:
+def test_a_reading_is_delivered_then_saved_then_acknowledged() -> None:
     """The board forgets only what is safe with the host: in this order, always."""
 
-    async def told() -> None:
+    async def scenario() -> None:
         async with desk() as at:
             at.start()
             await at.until(lambda: at.boots == [1])
@@ -165,13 +165,13 @@ def test_a_reading_is_told_then_saved_then_acknowledged() -> None:
             assert not any(at.is_ack(item) for item in at.log[:saved])
             assert any(at.is_ack(item) for item in at.log[saved:])
 
-    run(told())
+    run(scenario())
 
 
 def test_what_the_caller_raises_ends_the_link() -> None:
     """A full disk or a bug is not mistaken for a fault of the line, nor swallowed."""
 
-    async def told() -> None:
+    async def scenario() -> None:
         async with desk() as at:
             at.store.fault = OSError(28, "No space left on device")
             at.start()
@@ -182,13 +182,13 @@ def test_what_the_caller_raises_ends_the_link() -> None:
                 await asyncio.wait_for(at.task, deadline_s)
             assert at.board.held == 1
 
-    run(told())
+    run(scenario())
 
 
 def test_a_silent_board_is_tried_again_until_it_answers() -> None:
-    """Silence is told once by its reason, and ends the moment that the board answers."""
+    """Silence is reported once, with its reason, and ends the moment that the board answers."""
 
-    async def told() -> None:
+    async def scenario() -> None:
         async with desk() as at:
             at.start()
             await at.until(lambda: at.boots == [1])
@@ -197,13 +197,13 @@ def test_a_silent_board_is_tried_again_until_it_answers() -> None:
             at.answers = True
             await at.until(lambda: at.boots == [1, 1])
 
-    run(told())
+    run(scenario())
 
 
 def test_a_line_that_does_not_drain_holds_up_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes never block, and what waits is bounded; the rest is dropped and said again."""
 
-    async def told() -> None:
+    async def scenario() -> None:
         async with desk() as at:
             monkeypatch.setattr(uart, "unsent_bytes_max", 300)
             full = asyncio.Event()
@@ -220,7 +220,7 @@ def test_a_line_that_does_not_drain_holds_up_little(monkeypatch: pytest.MonkeyPa
             monkeypatch.undo()
             await at.until(lambda: at.boots == [1])
 
-    run(told())
+    run(scenario())
 
 
 def test_ports_that_cannot_be_opened_say_why(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_port_that_goes_while_it_is_opened_is_tried_again(
     def pulled_out(*_: object) -> None:
         raise termios.error(errno.EIO, "Input/output error")
 
-    async def told() -> None:
+    async def scenario() -> None:
         async with desk() as at:
             monkeypatch.setattr(termios, "tcflush", pulled_out)
             at.start()
@@ -263,7 +263,7 @@ def test_a_port_that_goes_while_it_is_opened_is_tried_again(
             monkeypatch.undo()
             await at.until(lambda: at.boots == [1])
 
-    run(told())
+    run(scenario())
 
 
 def test_two_boards_with_one_usb_serial_are_ambiguous(monkeypatch: pytest.MonkeyPatch) -> None:

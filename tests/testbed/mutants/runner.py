@@ -65,6 +65,6 @@ def run_mutant(mutant: Mutant, seeds: range, *, patched: bool = True) -> Result:
 
 def run_in_own_process(mutant: Mutant, seeds: range, *, patched: bool = True) -> Result:
     result = in_fresh_process(run_mutant, mutant, seeds, patched=patched)
-    told = "mutant" if patched else "clean"
-    sys.stderr.write(f"{told} {result.mutant}: {result.property or 'nothing'} ({result.seeds})\n")
+    kind = "mutant" if patched else "clean"
+    sys.stderr.write(f"{kind} {result.mutant}: {result.property or 'nothing'} ({result.seeds})\n")
     return result

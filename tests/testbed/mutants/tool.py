@@ -85,7 +85,7 @@ class Change(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """On one mutant: "killed", "survived", "no tests", ... `change` is told of survivors."""
+    """On one mutant: "killed", "survived", "no tests", ... `change` is there for survivors."""
 
     module: str
     status: str

@@ -235,7 +235,7 @@ def test_names_from_a_bundle_cannot_write_into_the_page(run: RunFolder) -> None:
     assert "<script>" in page.words
 
 
-def test_junit_tells_failures_from_errors(run: RunFolder) -> None:
+def test_junit_distinguishes_failures_from_errors(run: RunFolder) -> None:
     """A property that failed is a failure; what could not be seen is an error."""
     change(run, "faults", lambda found: [e for e in found if e["step"] != "observed"])
     edit(run.ledgers[0], 40, mend_sum=True, signature=bytes(64))
@@ -256,9 +256,9 @@ def test_junit_is_xml_whatever_a_host_answered(run: RunFolder) -> None:
 
 def test_the_command_that_runs_it_again_is_words_of_a_shell(run: RunFolder) -> None:
     argv = ("testbed", "run", "~/my lab/a.yaml", "-i", "~/$(reboot)/lab.yaml")
-    told = msgspec.structs.replace(run.bundle.manifest, argv=argv)
+    manifest = msgspec.structs.replace(run.bundle.manifest, argv=argv)
     home = ["testbed", "run", "HOME/my lab/a.yaml", "-i", "HOME/$(reboot)/lab.yaml"]
-    typed = replay_command(told)
+    typed = replay_command(manifest)
     assert typed.count("~/") == 2
     assert " ~/" in typed, "not quoted, so that a shell knows whose home it is"
     assert shlex.split(typed.replace("~", "HOME"))[:5] == home

@@ -153,11 +153,11 @@ def test_what_is_invalid_or_missing_is_listed_and_in_no_figure(
 def answers_never_came(run: RunFolder) -> None:
     """The devices waited for every reading in vain."""
     for path in run.raw.glob("*.jsonl"):
-        told = [
+        events = [
             each | {"event": "late"} if each.get("event") == "data" else each
             for each in lines(path)
         ]
-        write_lines(path, told)
+        write_lines(path, events)
 
 
 def test_what_was_never_answered_counts_as_longer_than_its_timeout(
@@ -251,7 +251,7 @@ def test_a_ratio_that_is_only_known_from_below_breaks_no_lower_bound(
     assert summary.verdict == "partial"
 
 
-def test_too_few_pairs_cannot_tell_a_ratio(story: Story, tmp_path: Path) -> None:
+def test_too_few_pairs_give_no_ratio(story: Story, tmp_path: Path) -> None:
     """Five pairs bear no interval: neither a good median nor a bad one decides anything."""
     factors = dict.fromkeys(list(SIX_PAIRS)[:5], 9.0)
     expect = "  degradation: {p50: '<=3x', goodput: '>=0.9x'}\n"
@@ -289,7 +289,7 @@ def test_runs_that_never_recovered_are_in_the_figure_of_recovery(
 
 
 def test_a_figure_that_can_no_longer_be_drawn_does_not_stay(story: Story, tmp_path: Path) -> None:
-    """Made again with other runs invalid, an old ratio would tell what no run shows any more."""
+    """Made again with other runs invalid, an old ratio would state what no run shows any more."""
     bundle = campaign_of(story, tmp_path, 1)
     summarise(bundle)
     summary = over_runs(bundle)

@@ -61,7 +61,7 @@ def test_nothing_gives_nothing() -> None:
 def test_a_censored_ratio_is_bounded_by_what_any_true_value_would_give(
     pairs: list[tuple[float, float, bool]],
 ) -> None:
-    """Censoring only widens: the true median and interval lie within what is told."""
+    """Censoring only widens: the true median and interval lie within what is reported."""
     base = [known(b) for b, _, _ in pairs]
     true = paired_ratio(base, [known(o) for _, o, _ in pairs])
     seen = paired_ratio(base, [between(o / 2) if hidden else known(o) for _, o, hidden in pairs])

@@ -48,7 +48,7 @@ def test_a_good_run_passes_with_everything_counted(run: RunFolder, story: Story)
     assert attack.successes == 0
     assert attack.upper95 == pytest.approx(1 - 0.05 ** (1 / attack.distinct), abs=1e-6)
     assert set(attack.refused) == {"gateway:repeat-final", "serial:old"}
-    # Each attempt had 1,000 frames on a board's line refused, told in three events.
+    # Each attempt had 1,000 frames on a board's line refused, in three events.
     tried = [each for line in Evidence(run).attacks for each in line.trials]
     on_lines = [each for each in tried if each.startswith("serial/")]
     assert attack.refused["serial:old"] == 1_000 * len(on_lines) > 0
@@ -101,7 +101,7 @@ def test_a_fault_that_was_looked_for_and_not_seen_is_no_better(run: RunFolder) -
     assert judged(run).verdict == "invalid"
 
 
-def test_a_target_that_did_not_come_back_is_told(run: RunFolder) -> None:
+def test_a_target_that_did_not_come_back_is_named(run: RunFolder) -> None:
     """Others may go on well without it: the verdict is theirs, and the reader's to weigh."""
     change(run, "faults", lambda found: [each | {"whole": False} for each in found])
     summary = judged(run)
@@ -314,7 +314,7 @@ def test_who_lost_its_ledger_and_whether_the_network_can_go_on_is_said(
     assert judged(run).notes == ((says,) if says else ())
 
 
-def test_torn_lines_are_told_and_change_no_verdict(run: RunFolder) -> None:
+def test_torn_lines_are_counted_and_change_no_verdict(run: RunFolder) -> None:
     with (run.raw / "r2.jsonl").open("a") as stream:
         stream.write('{"t": 12')
     summary = judged(run)
