@@ -39,7 +39,7 @@ __all__ = ["missing", "serve", "version"]
 
 log = logging.getLogger(__name__)
 
-_start_deadline_s = 30.0  # a host that was just switched on is busy
+start_deadline_s = 30.0  # a host that was just switched on is busy
 _stop_deadline_s = 1.5
 _poll_s = 0.02
 _port_wait_s = 1.0  # a process that was just killed may still hold the port
@@ -300,7 +300,7 @@ async def _listen_to(
 async def _wait_until_open(
     child: asyncio.subprocess.Process, host: str, port: int, stop: asyncio.Event
 ) -> None:
-    deadline_s = time.monotonic() + _start_deadline_s
+    deadline_s = time.monotonic() + start_deadline_s
     while not stop.is_set():
         if child.returncode is not None:
             raise BrokerConfigError(f"mosquitto does not start, code {child.returncode}")
@@ -308,7 +308,7 @@ async def _wait_until_open(
             _, writer = await asyncio.open_connection(host, port)
         except OSError as error:
             if time.monotonic() > deadline_s:
-                problem = f"mosquitto does not listen after {_start_deadline_s:g} s"
+                problem = f"mosquitto does not listen after {start_deadline_s:g} s"
                 raise BrokerEndedError(f"{problem}: {error}") from error
             await asyncio.sleep(_poll_s)
             continue

@@ -289,6 +289,9 @@ def test_a_flood_of_far_heads_is_not_kept() -> None:
     assert list(watching._seals) == [WINDOW_BLOCKS_MAX]
 
 
+# What waits to become final is seen from outside by its memory only: these tests look inside.
+
+
 def waiting_bytes(watching: FinalityTracker) -> int:
     waiting = [body.block for each in watching._bodies_of.values() for body in each.values()]
     return sum(block.body_bytes for block in waiting)

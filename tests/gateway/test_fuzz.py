@@ -34,7 +34,7 @@ from nodes.events import EventLog, read_events
 from nodes.gateway.replica_links import ReplicaLinks
 from tests.chain.world import Device, World
 from tests.gateway.bridge.gate import RELAY, Clock, Gate, kind_of, limiter
-from tests.nodes.gateway_support import lonely_gateway
+from tests.nodes.gateway_support import FaultyReplica, lonely_gateway
 
 NET = "0" * 16
 CASES = 300
@@ -105,25 +105,47 @@ def test_frames_of_replicas(tmp_path: Path) -> None:
     chain = world()
     seal = encode(chain.seal(0, chain.blocks[1]))
     denied = encode(Denied(bytes(32), "used-voucher", None))
-    config = lonely_gateway(tmp_path)
+    last = Denied(b"\xff" * 32, "used-voucher", None)
     gate = Gate(tmp_path, chain)
+    came = asyncio.Event()
 
-    async def story() -> None:
-        with EventLog(tmp_path / "events", "gateway") as events:
+    def on_denied(replica: int, message: Denied) -> None:
+        if message.request == last.request:
+            came.set()
+        else:
+            gate.bridge.on_denied(replica, message)
+
+    with EventLog(tmp_path / "events", "gateway") as events, asyncio.Runner() as runner:
+
+        async def connect() -> tuple[FaultyReplica, ReplicaLinks, asyncio.Task[None]]:
+            replica = FaultyReplica(tmp_path, lonely_gateway(tmp_path))
             follower: Follower = gate.bridge.chain
-            links = ReplicaLinks(
-                config, follower, events, gate.bridge.on_seal, gate.bridge.on_denied
-            )
+            links = ReplicaLinks(replica.config, follower, events, gate.bridge.on_seal, on_denied)
+            links.start()
+            reading = asyncio.create_task(links.run())
+            await replica.is_linked.wait()
+            return replica, links, reading
 
-            @any_order
-            @given(st.data())
-            def each(data: st.DataObject) -> None:
-                links._on_frame(0, bent(data, data.draw(st.sampled_from([seal, denied]))))
+        async def deliver(frame: bytes) -> None:
+            came.clear()
+            replica.send(frame)
+            replica.send(encode(last))  # once this one came, the other was read
+            arrived = asyncio.create_task(came.wait())
+            await asyncio.wait({arrived, reading}, return_when=asyncio.FIRST_COMPLETED)
+            if not came.is_set():
+                arrived.cancel()
+                reading.result()
 
-            each()
-            await links.close()
+        replica, links, reading = runner.run(connect())
 
-    asyncio.run(story())
+        @any_order
+        @given(st.data())
+        def each(data: st.DataObject) -> None:
+            runner.run(deliver(bent(data, data.draw(st.sampled_from([seal, denied])))))
+
+        each()
+        runner.run(links.close())
+        runner.run(replica.close())
     faults = [each for each in read_events(tmp_path / "events") if each.event == "replica-fault"]
     assert faults, "they are counted"
 

@@ -65,6 +65,7 @@ class Rig:
         (folder / "gate").mkdir()
         self.gate = Gate(folder / "gate", world)
         self.uplink = DirectUplink(self.gate.bridge.net)
+        self.take: Callable[[Message], None] = self.decide
         self.lose: Callable[[str], bool] = lambda _: False
         self.lie: Denied | None = None  # said of each request before its true answer
         self.heard: list[str] = []
@@ -99,7 +100,7 @@ class Rig:
         async with self.broker.admin(ADMIN) as admin:
             await self.announce(client)
             async for message in client.messages():
-                self._take(message)
+                self.take(message)
                 while self.gate.changes:
                     change = self.gate.changes.pop(0)
                     if change.user is not None:
@@ -120,7 +121,7 @@ class Rig:
         request = decode_leaf(decode_proof(receipt).record.leaf).request
         return denied_codec.encode(msgspec.structs.replace(lie, id=request))
 
-    def _take(self, message: Message) -> None:
+    def decide(self, message: Message) -> None:
         self.gate.bridge.on_up(message.topic, message.payload, self.gate.now_ms)
         self.gate.persist()
         if self.gate.submitted:
@@ -326,7 +327,6 @@ async def test_f_plus_1_replicas_are_believed(tmp_path: Path) -> None:
     """What nobody orders is proven by replicas' signed verdicts, through the gateway."""
     async with rigged(tmp_path) as rig:
         world, gate = rig.world, rig.gate
-        taken = rig._take
 
         def take(message: Message) -> None:
             gate.bridge.on_up(message.topic, message.payload, gate.now_ms)
@@ -340,12 +340,12 @@ async def test_f_plus_1_replicas_are_believed(tmp_path: Path) -> None:
                 gate.clock.s += DENIAL_DELAY_MS / 1000
                 gate.bridge.tick(gate.now_ms)
 
-        rig._take = take  # type: ignore[method-assign]
+        rig.take = take
         device = rig.device()
         with pytest.raises(Refused, match="privilege"):
             await device.enrol()
         device.close()
-        rig._take = taken  # type: ignore[method-assign]
+        rig.take = rig.decide
 
 
 @story
@@ -354,12 +354,12 @@ async def test_one_liar_does_not_choose_why_a_device_is_denied(tmp_path: Path) -
     be f+1, and the liar's reason would end the device. It goes on asking, and is admitted."""
     async with rigged(tmp_path) as rig:
         world, gate = rig.world, rig.gate
-        taken, lies = rig._take, 0
+        lies = 0
 
         def take(message: Message) -> None:
             nonlocal lies
             if lies:
-                taken(message)
+                rig.decide(message)
                 return
             gate.bridge.on_up(message.topic, message.payload, gate.now_ms)
             gate.persist()
@@ -373,12 +373,12 @@ async def test_one_liar_does_not_choose_why_a_device_is_denied(tmp_path: Path) -
                 gate.clock.s += DENIAL_DELAY_MS / 1000
                 gate.bridge.tick(gate.now_ms)
 
-        rig._take = take  # type: ignore[method-assign]
+        rig.take = take
         device = rig.device()
         assert (await device.enrol()).status == OK
         assert lies
         device.close()
-        rig._take = taken  # type: ignore[method-assign]
+        rig.take = rig.decide
 
 
 @pytest.mark.parametrize("reason", ["replay", "known-node"])

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import cast
 
+from chain.pbft.messages import Denied, encode
+from gateway.bridge.block_store import BlockStore
 from gateway.bridge.follower import Follower
 from nodes.events import EventLog, read_events
 from nodes.gateway.replica_links import ReplicaLinks
-from tests.nodes.gateway_support import lonely_gateway
+from tests.chain.world import World
+from tests.gateway.broker.brokers import running
+from tests.nodes.gateway_support import FaultyReplica, lonely_gateway
 
 
 def test_a_replica_that_sends_garbage_does_not_flood_the_gateways_log(tmp_path: Path) -> None:
-    config = lonely_gateway(tmp_path)
+    world = World()
+    store = BlockStore(tmp_path / "blocks", world.network)
+    follower = Follower(world.genesis, world.scheme, store)
 
     async def story(events: EventLog) -> None:
-        links = ReplicaLinks(config, cast(Follower, None), events, lambda _: 0, lambda *_: None)
-        for _ in range(10_000):  # four bytes each on the wire
-            links._inbox.put(0, b"")
-        links._readable.set()
-        running = asyncio.ensure_future(links.run())
-        while links._inbox:
-            assert not running.done()
-            await asyncio.sleep(0)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        replica, all_read = FaultyReplica(tmp_path, lonely_gateway(tmp_path)), asyncio.Event()
+        links = ReplicaLinks(
+            replica.config, follower, events, lambda _: 0, lambda *_: all_read.set()
+        )
+        links.start()
+        async with running(links.run()), asyncio.timeout(60):
+            await replica.is_linked.wait()
+            for _ in range(10_000):  # four bytes each on the wire
+                replica.send(b"")
+            replica.send(encode(Denied(bytes(32), "used-voucher", None)))
+            await all_read.wait()
         await links.close()
+        await replica.close()
 
     with EventLog(tmp_path / "events", "gateway") as events:
         asyncio.run(story(events))
-    logged = [each.fields for each in read_events(tmp_path / "events")]
+    store.close()
+    logged = [e.fields for e in read_events(tmp_path / "events") if e.event == "replica-fault"]
     assert len(logged) < 20
     assert logged[0]["replica"] == 0
     assert logged[-1]["count"] == 8_192

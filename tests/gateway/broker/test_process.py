@@ -93,7 +93,7 @@ def test_a_wrong_configuration_is_said_with_code_2(tmp_path: Path, content: str,
 PATIENT_FOR_A_MOMENT = """
 from gateway.broker import mosquitto as broker_mosquitto
 from nodes.gateway.broker import main
-broker_mosquitto._start_deadline_s = 0.1
+broker_mosquitto.start_deadline_s = 0.1
 main()
 """
 
