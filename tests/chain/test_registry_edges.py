@@ -207,7 +207,7 @@ def test_prepared_leaves_are_bounded_and_stay_out_of_what_is_kept(
         device = world.admit(name)
         for _ in range(2):
             world.run(world.data(device), device)
-            assert len(kept._lines) <= 2
+            assert len(kept._lines) <= 2  # a cache: it shows in memory and time only
             (record,) = world.blocks[-1].records
             assert encode_leaf(decode_leaf(record.leaf)) == record.leaf
     assert kept._lines

@@ -296,6 +296,7 @@ async def test_a_head_that_nobody_signed_does_not_hide_those_after_it(tmp_path: 
 
         def announce(head: bytes, *seals: HeadSeal) -> None:
             block = SealedBlock(head=head, seals=seals)
+            # As its login hands it on: over the broker a gateway's own heads would come in between.
             device._on_head(encode_range(BlockRange(start=1, blocks=(block,))))
 
         for epoch in (0, 7):
@@ -455,7 +456,7 @@ async def test_blocks_of_a_lying_gateway_are_not_taken(tmp_path: Path) -> None:
         lying.seal()
         _, blocks = lying.bridge.chain.range(1, 10**6, bodies=True)
         with pytest.raises(Exception, match=r"wrong-network|bad-link"):
-            await sync._take(blocks)
+            await sync._take(blocks)  # `run` would ask again until a gateway does not lie
         assert sync.copy.height == 0
         sync.close()
         assert await ask(rig, device, login) == OK
@@ -542,6 +543,7 @@ async def test_what_is_no_message_does_not_flood_the_log(tmp_path: Path) -> None
         device = Device(config, world.genesis, "environment", uplink, events)
         for n in range(1_000):
             message = Message(f"nothing/{n}", b"")
+            # No broker delivers these: a device subscribes to what it knows.
             await device._on_message(cast(Login, None), message)
         device.close()
     logged = [each.fields for each in read_events(tmp_path / "events")]

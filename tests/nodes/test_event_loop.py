@@ -27,6 +27,7 @@ class Stage:
         self.bus.admit()
         self.node: Node = self.bus.nodes[0]
         self.disk = threading.Event()
+        self.committing = False
         self.commits = 0
         self.verified = 0
         self.failures: list[Exception] = []
@@ -48,6 +49,7 @@ class Stage:
         self.event_loop.wake()
 
     def commit(self) -> None:
+        self.committing = True
         assert self.disk.wait(30)
         self.commits += 1
 
@@ -91,7 +93,7 @@ def test_nothing_leaves_before_the_disk_has_it(
     async def story() -> None:
         stage = Stage(threads)
         stage.prepare()
-        await until(lambda: stage.event_loop._committing, "a commit on its way")
+        await until(lambda: stage.committing, "a commit on its way")
         for _ in range(100):
             stage.arrive()
         await until(lambda: stage.verified == 102, "what arrived meanwhile is verified")
@@ -116,11 +118,12 @@ def test_while_the_disk_hangs_a_peers_long_frames_stay_in_its_own_queue(
     async def story() -> None:
         stage = Stage(threads)
         stage.prepare()
-        await until(lambda: stage.event_loop._committing, "a commit on its way")
+        await until(lambda: stage.committing, "a commit on its way")
         while not stage.inbox.full(1):
             stage.inbox.put(1, bytes(TURN_BYTES_MAX))
             assert stage.inbox.taken < 100, "a hundred MiB are in our hands"
             stage.event_loop.wake()
+            # Between two turns nothing changes that could be waited for.
             await until(
                 lambda: not (stage.event_loop._turning or stage.event_loop._verifying), "a turn"
             )
@@ -183,6 +186,7 @@ def test_timers_are_judged_after_what_had_arrived_but_no_flood_puts_them_off(
         stage.disk.set()
         for _ in range(waiting):
             stage.inbox.put(1, b"garbage")
+        # The loop would handle some of them while a timer that was set runs out.
         stage.timers._fired.add("status", stage.inbox.arrived)
         while "status" not in order:
             stage.inbox.put(2, b"more")
@@ -197,10 +201,11 @@ def test_timers_are_judged_after_what_had_arrived_but_no_flood_puts_them_off(
 def test_a_timer_that_was_set_again_by_what_arrived_is_not_judged() -> None:
     async def story() -> None:
         stage = Stage(0)
-        timers = LoopTimers(asyncio.get_running_loop(), lambda: 7, lambda: None)
+        fired: list[None] = []
+        timers = LoopTimers(asyncio.get_running_loop(), lambda: 7, lambda: fired.append(None))
         timers.set("view", 0)
         timers.set("status", 0)
-        await until(lambda: len(timers._fired._names) == 2, "both fired")
+        await until(lambda: len(fired) == 2, "both fired")
         assert timers.take(6) == []
         timers.set("view", 1_000_000)
         assert timers.take(7) == ["status"]

@@ -17,7 +17,7 @@ from inventory.document import parse
 from inventory.load import InvalidFile
 from testbed.campaign.file import campaign_paths, campaign_schema, find_campaign, load_campaign
 from testbed.campaign.injection import Judgement
-from testbed.campaign.kinds import Kind, Mechanism, Params, kinds, register
+from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.quantities import Bound, Duration, Rate
 from testbed.campaign.selectors import Selector
 from testbed.checks.evidence import Evidence
@@ -171,13 +171,11 @@ def test_an_unknown_campaign_is_answered_with_the_known_ones() -> None:
         find_campaign("quick-stat")
 
 
-def test_a_new_kind_is_checked_and_published_like_the_others(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("own_kinds")
+def test_a_new_kind_is_checked_and_published_like_the_others(file: Path) -> None:
     class Shout(Params):
         loudness: int = Field(ge=1, le=11)
 
-    monkeypatch.setattr("testbed.campaign.kinds._registry", dict(kinds()))
     made = (Mechanism("test", _never_made),)
     kind = Kind("device.shout", Shout, "attack", "device", "Shout.", made, _never_judged)
     register(kind)

@@ -60,8 +60,7 @@ CUT = Kind(
 
 
 @pytest.fixture(autouse=True)
-def _cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("testbed.campaign.kinds._registry", dict(kinds()))
+def _cut(own_kinds: None) -> None:
     register(CUT)
 
 

@@ -279,6 +279,7 @@ def test_what_waits_to_be_installed_is_bounded_in_bytes(monkeypatch: pytest.Monk
 
     def measure(source: int, to: int, signed: Signed) -> Signed:
         nonlocal held
+        # Memory: no message or effect shows how much waits.
         held = max(held, cluster.nodes[3].replica._s.transfer.held)
         return signed
 

@@ -97,7 +97,7 @@ async def test_a_slow_consumer_makes_the_broker_wait(tmp_path: Path) -> None:
         broker.client(DEVICE) as device,
     ):
         publishing = asyncio.gather(*(device.publish(DATA, b"%d" % i) for i in range(total)))
-        link = gateway._link
+        link = gateway._link  # a pause in reading shows nowhere else until it has gone wrong
         assert link is not None
         await until(lambda: gateway._inbox.full and not link._reading)
         await publishing

@@ -11,7 +11,7 @@ import pytest
 
 from testbed.bundle import RunFolder
 from testbed.campaign.injection import Judgement
-from testbed.campaign.kinds import attack_kinds
+from testbed.campaign.kinds import attack_kinds, register
 from testbed.checks.evidence import Evidence
 from testbed.report.derive import rebuild
 from tests.testbed.bundles import edit, judged, reschedule
@@ -35,14 +35,10 @@ def attacked_by(run: RunFolder, kind: str) -> None:
     reschedule(run, change)
 
 
-def test_what_counts_as_a_success_is_the_kinds_own(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = attack_kinds()
-    mine = dataclasses.replace(
-        known["device.replay"], name="device.pretend", judge=arrivals_are_successes
-    )
-    monkeypatch.setattr("testbed.campaign.kinds._registry", {**known, mine.name: mine})
+@pytest.mark.usefixtures("own_kinds")
+def test_what_counts_as_a_success_is_the_kinds_own(run: RunFolder) -> None:
+    replay = attack_kinds()["device.replay"]
+    register(dataclasses.replace(replay, name="device.pretend", judge=arrivals_are_successes))
     attacked_by(run, "device.pretend")
     summary = judged(run)
     (attack,) = summary.attacks
