@@ -1,6 +1,7 @@
 """The simulated administrator: adds and removes replicas, and revokes devices, one at a time.
 
-It gives the next order when the last one is in force in its gateway's copy of the ledger.
+It gives the next order when the last one is in force in the copy of the ledger that its gateway
+has.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ __all__ = ["Administrator"]
 
 
 class Administrator:
-    """The run uses it like a `devices.Device`. `key_of(replica)` and `node_of(device)`
-    are what orders name; `membership` is the one in force at its gateway."""
+    """The run uses it like a `devices.Device`. Orders name `key_of(replica)` and `node_of(device)`;
+    `membership` is the one in force at its gateway."""
 
     number = 0
     revoked = False
@@ -38,7 +39,7 @@ class Administrator:
         self._node_of = node_of
         self._membership = membership
         self._orders: deque[tuple[str, int]] = deque()
-        self._ordered = 0  # changes, so the epoch once all are in force
+        self._ordered = 0  # number of changes, so the epoch when all are in force
         self._counter = 0
         self.wanted: bytes | None = None
         self.wanted_id = b""
@@ -71,11 +72,12 @@ class Administrator:
         return None
 
     def done(self) -> None:
-        """The wanted order is final and was accepted."""
+        """Note that the wanted order is final and was accepted."""
         self.wanted = None
 
     def _is_possible(self, what: str, replica: int) -> bool:
-        """A shrunk scenario may remove a replica that nobody added, or one of too few."""
+        """Whether an order makes sense. A shrunk scenario may remove a replica that nobody added,
+        or one of too few."""
         ids = self._membership().ids
         return what != "remove" or (replica in ids and len(ids) > REPLICAS_MIN)
 

@@ -1,16 +1,16 @@
 """Attacks of a strategist, who knows the protocol: each a strategy with a scenario of its own.
 
-They take the network and the parameters of the seed, and put load, traitors and faults of their
-own in place of what was drawn. Each would break a bound if the rule against it were missing: in the
-first two the time within which everything must be done (`Scenario.patience_us`).
+They keep the network and the parameters of the seed, but replace load, traitors and faults by their
+own. Each would break a bound if the rule against it were missing; for the first two this bound is
+the time within which everything must be done (`Scenario.patience_us`).
 
 - `slow-primary`: the first primary holds each proposal back until just before the timeout
-  (Aardvark, NSDI 2009). It must lose its view, because requests that come while it holds one back
-  wait longer than the timeout.
-- `dribble`: one source gives a replica that catches up one block at a time, each just before
-  another would be asked. The others must be asked.
-- `outrun`: a stolen device hears that its revocation is on the way, and renews to another key over
-  faster links. The revocation must be of the device, not of the key.
+  (Aardvark, NSDI 2009). It must lose its view, because requests that arrive meanwhile wait longer
+  than the timeout.
+- `dribble`: one source sends a replica that catches up one block at a time, each just before the
+  replica would ask another source. It must ask the others.
+- `outrun`: the thief of a device hears that its revocation is on the way, and renews to another key
+  over faster links. So the revocation must end the device, not only the key.
 - `late-equivocation`: replicas contradict what they said in an epoch that is over, while others are
   still in it.
 """
@@ -28,20 +28,20 @@ from testbed.simulate.scenario import GATEWAY, Event, EventKind, Scenario, Trait
 __all__ = ["ATTACKS"]
 
 _START_US = 2_000_000  # every device is enrolled
-_SLOW_TIMEOUTS = 20  # in which a primary is replaced, and everything is done
+_SLOW_TIMEOUTS = 20  # within which a primary is replaced and everything is done
 _SLOW_START_TIMEOUTS = 4  # until both are enrolled
 _SLOW_REQUESTS = 20  # of each device, one after another
-_CATCH_UP_TICKS = 18  # status intervals; for a piece the source would take 11 or more
-_MISSED_REQUESTS = 96  # each a block
+_CATCH_UP_TICKS = 18  # status intervals; the source alone would need 11 or more for a piece
+_MISSED_REQUESTS = 96  # each is a block
 _OUTRUN_US = 40_000
 _OUTRUN_REQUESTS = 30
 _ORDER_LATE_US = 300_000
 
 
 def _slow_primary(dice: Random, scenario: Scenario) -> Scenario:
-    """Two devices, one request of each at a time, so that slowness adds up. The second one always
-    asks while what the first one asked for is held back. Gateways soon ask all replicas: a backup
-    times only requests that it has received."""
+    """Two devices with one request at a time each, so that slowness adds up. The second device
+    always asks while the first one's request is held back. Gateways soon send to all replicas,
+    because a backup times only requests that it has received."""
     timeout_us = scenario.consensus.view_timeout_us
     start_us = _SLOW_START_TIMEOUTS * timeout_us
     second_us = start_us + dice.randint(timeout_us // 4, timeout_us // 2)
@@ -63,7 +63,7 @@ def _slow_primary(dice: Random, scenario: Scenario) -> Scenario:
 
 
 def _dribble(dice: Random, scenario: Scenario) -> Scenario:
-    """One honest replica is cut off, and back when everything has happened."""
+    """One honest replica is cut off until everything has happened."""
     liars = dice.sample(range(scenario.replicas), scenario.quorum.faulty)
     cut = dice.choice([r for r in range(scenario.replicas) if r not in liars])
     heal_us = 6_000_000
@@ -84,7 +84,7 @@ def _dribble(dice: Random, scenario: Scenario) -> Scenario:
 
 
 def _outrun(dice: Random, scenario: Scenario) -> Scenario:
-    """The administrator's gateway is far away, that of device 1 is not."""
+    """The administrator's gateway has slow links; the gateway of device 1 does not."""
     at_us = _START_US + dice.randrange(1_000_000)
     far = tuple((GATEWAY, replica) for replica in range(scenario.replicas))
     stolen = Event(at_us=at_us, kind=EventKind.REVOKE, nodes=(1,))
@@ -111,7 +111,7 @@ def _outrun(dice: Random, scenario: Scenario) -> Scenario:
 
 
 def _late_equivocation(dice: Random, scenario: Scenario) -> Scenario:
-    """A replica is added; another one is cut off, and so stays in the epoch before."""
+    """A replica is added. Another one is cut off, so it stays in the epoch before."""
     liars = dice.sample(range(scenario.replicas), scenario.quorum.faulty)
     behind = dice.choice([r for r in range(scenario.replicas) if r not in liars])
     at_us = _START_US + dice.randrange(1_000_000)
@@ -149,7 +149,7 @@ ATTACKS: dict[str, Callable[[Random, Scenario], Scenario]] = {
 def _planned(
     scenario: Scenario, events: Iterable[Event], trick: str, liars: Iterable[int]
 ) -> Scenario:
-    """These events and traitors, and nothing else that hurts."""
+    """The scenario with only these events and traitors."""
     traitors = tuple(Traitor(liar, (trick,)) for liar in sorted(liars))
     faulty = {traitor.replica for traitor in traitors}
     return msgspec.structs.replace(
@@ -168,6 +168,6 @@ def _data(at_us: int, device: int, number: int) -> Event:
 
 
 def _of(scenario: Scenario, replica: int) -> tuple[tuple[int, int], ...]:
-    """All links of a replica with the others."""
+    """All links between a replica and the others."""
     others = [each for each in range(scenario.machines) if each != replica]
     return tuple(link for each in others for link in ((replica, each), (each, replica)))

@@ -1,6 +1,6 @@
-"""What the work of a replica takes: prices by kind of message, and the cores that do it.
+"""The time that a replica's work takes: prices by kind of message, and the cores that do the work.
 
-`testbed.model.calibrate` measures prices; `priced` is the machine that pays them.
+`testbed.model.calibration` measures prices; `priced` is the machine that uses them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _KINDS_MAX, _DELAYS_MAX, _CORES_MAX = 100, 10_000, 1024
 
 
 class Price(msgspec.Struct, frozen=True):
-    """Microseconds for one message of a kind, without signatures. `open_us`: to decode it.
+    """Microseconds of work for one message of a kind, without signatures. `open_us`: to decode it.
     `handle_us`: for core, endorser and store until its effects are known."""
 
     open_us: _Us
@@ -38,8 +38,8 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
 
     `kinds` has a price for each class of message, and for four more: "Request" (each request that
     is submitted or proposed), "Prepared" (to make a COMMIT and keep it, when a vote has completed
-    the quorum), "Block" and "Record" (to execute a block, and each record in it).
-    `delays_us`: what a link takes; each value is as likely as the others.
+    the quorum), "Block" and "Record" (to execute a block, and each record in it). `delays_us`:
+    delays of a link; each value is equally likely.
     """
 
     kinds: Annotated[dict[str, Price], Meta(max_length=_KINDS_MAX)]
@@ -51,7 +51,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
         tuple[Annotated[int, Meta(ge=0, le=int(_US_MAX))], ...],
         Meta(min_length=1, max_length=_DELAYS_MAX),
     ]
-    # Of each replica, for signature checks; or of the host that all share.
+    # Cores of each replica, for signature checks; or of the host that all share.
     cores: Annotated[int, Meta(ge=1, le=_CORES_MAX)] = 1
     shared: bool = False  # all replicas run on one host
     superfluous_checked: bool = False  # as if votes beyond a quorum were verified and handled
@@ -65,9 +65,9 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cores:
-    """Processors that several machines may share. A machine keeps one until it gives it back. The
-    next machine is drawn at random: a queue would always favour the replica that is woken first,
-    and replicas send to each other in the order of their ids."""
+    """Processors that several machines may share. A machine keeps a core until it gives it back.
+    The next machine is drawn at random. A queue would always favour the replica that wakes first,
+    because replicas send to each other in the order of their ids."""
 
     def __init__(self, timeline: Timeline, count: int) -> None:
         self._timeline = timeline
@@ -76,7 +76,7 @@ class Cores:
         self._random = Random("cores")  # noqa: S311 - must repeat
 
     def take(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Calls `action` as soon as a core is free: now, or when it is this one's turn."""
+        """Calls `action` when a core is free: now, or when this machine is drawn."""
         if self._free:
             self._free -= 1
             action(*arguments)

@@ -1,8 +1,8 @@
 """Which states of the protocol a run has reached.
 
-A state is the kind of a message, the receiver's part in its view, whether the message is of an
+A state is the kind of a message, the receiver's role in its view, whether the message is of an
 older, the same or a later view, and how far its sequence number has come. A sweep prints how many
-it has seen, and when the last new one came: a strategy that sees nothing new is noticed.
+states it has seen, and when the last new one came. This shows when a strategy finds nothing new.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["state_of"]
 
 
 def state_of(core: Replica, me: int, frame: bytes) -> str:
-    """Empty for what no honest replica would send."""
+    """The state; empty for a message that no honest replica would send."""
     try:
         message = decode_body(decode_signed(frame).body)
     except PeerFault:

@@ -1,4 +1,4 @@
-"""Simulated devices: what they ask for, in which order, honestly and not.
+"""Simulated devices and their requests, honest and dishonest.
 
 A device works through its plan, one request at a time. It starts the next request when the last
 one is final. In between, the device or somebody in its name sends requests that must never have an
@@ -22,12 +22,12 @@ from testbed.simulate.scheme import Signatures
 __all__ = ["SERVICE", "Device"]
 
 SERVICE = "telemetry"
-_VALIDITY_S = 86_400  # longer than any clock is ahead, even those of a quorum
+_VALIDITY_S = 86_400  # longer than any clock is ahead, even if a quorum's clocks are
 
 
 class Device:
-    """One mobile device. `wanted` is the request that it waits for, None if it has nothing to do;
-    its id is `wanted_id` (for the owner to set), `doing` its name."""
+    """One mobile device. `wanted` is the request for which it waits, None if it has nothing to do.
+    `wanted_id` is its id (set by the owner), `doing` its name."""
 
     def __init__(self, number: int, network: bytes, random: Random, signatures: Signatures) -> None:
         self.number = number
@@ -71,7 +71,7 @@ class Device:
         return self.wanted
 
     def done(self) -> None:
-        """The wanted request is final and was accepted."""
+        """Note that the wanted request is final and was accepted."""
         if self.doing == "revoke":
             self.revoked = True
             self._plan.clear()
@@ -122,8 +122,8 @@ class Device:
         return self._sign(self._data(self._counter, payload), self._signer)
 
     def outrun(self, payload: int) -> bytes | None:
-        """What a thief of the key does when he hears of the revocation: he renews to a key of his
-        own (`payload` 0), then sends data under that. None before the device is enrolled."""
+        """The requests of a thief of the key who hears of the revocation: he renews to a key of his
+        own (`payload` 0), then sends data with that key. None before the device is enrolled."""
         if not self._past:
             return None
         if not payload:

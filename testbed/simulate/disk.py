@@ -1,8 +1,8 @@
 """The simulated disk: a `nodes.ports.Store` that can lose power at any operation.
 
-Writes since the last `commit` are not durable. When power fails, a prefix of them survives, cut
-as the scenario says: none, all, or anywhere between. That is harsher than SQLite, whose
-transactions survive whole or not at all.
+Writes since the last `commit` are not durable. When power fails, a prefix of them survives. The
+scenario says how much: none, all, or any part. That is harsher than SQLite, whose transactions
+survive whole or not at all.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from testbed.simulate.scenario import Crash
 __all__ = ["Disk", "PowerLossError"]
 
 _Key = tuple[str, int, int]
-# One unsynced write, as what it replaced: (key, fact before) or the height of a new block.
+# One unsynced write, as its undo: (key, fact before), or the height of a new block.
 _Undo = tuple[_Key, Durable | None] | int
-_UNKNOWN = -1  # where an abstention ends, before peers were heard
+_UNKNOWN = -1  # where an abstention ends if no peer was heard yet
 
 
 class PowerLossError(Exception):
-    """The machine stopped inside a disk operation; `keeps` is what `power_off` is to be told."""
+    """The machine stopped inside a disk operation. Pass `keeps` to `power_off`."""
 
     def __init__(self, keeps: Crash) -> None:
         super().__init__(keeps.value)
@@ -40,8 +40,8 @@ class Disk:
     def __init__(
         self, random: Random, on_block: Callable[[int, Stored], None] = lambda height, stored: None
     ) -> None:
-        """`on_block(height, stored)` sees every block that a step of the process wrote to its end,
-        or that outlived a power failure: others were never there for anybody."""
+        """`on_block(height, stored)` gets every block that a completed step of the process wrote,
+        or that outlived a power failure. Nobody could see other blocks."""
         self._random = random
         self._on_block = on_block
         self._facts: dict[_Key, Durable] = {}
@@ -49,31 +49,32 @@ class Disk:
         self.pruned = 0
         self._shown = 0  # blocks that `on_block` has seen
         self._unsynced: list[_Undo] = []
-        self._forgotten = [0, 0]  # up to which sequence number: synced, written
+        self._forgotten = [0, 0]  # up to these sequence numbers: (synced, written)
         self._operations_left: int | None = None
         self._on_crash = Crash.LOST
         self._fills_after: int | None = None
-        self._abstention: list[int | None] = [None, None]  # until which height: synced, written
+        self._abstention: list[int | None] = [None, None]  # up to these heights: (synced, written)
         self.operations = 0
         self.syncs = 0
 
     # --- power ---------------------------------------------------------------------------------
 
     def fail_at(self, operation: int, keeps: Crash) -> None:
-        """Power fails at the `operation`-th operation from now (a write or a commit); 0: never."""
+        """Make power fail at the `operation`-th operation from now (a write or a commit); 0:
+        never."""
         self._operations_left = operation or None
         self._on_crash = keeps
 
     def fill(self, after: int) -> None:
-        """After so many more operations there is no space left, until `drain`."""
+        """Make the disk full after so many more operations, until `drain`."""
         self._fills_after = after
 
     def drain(self) -> None:
         self._fills_after = None
 
     def wipe(self) -> None:
-        """An empty disk stands in place of this one. As `nodes.replica.process` does beside a
-        damaged store, it begins with the note that votes were forgotten."""
+        """Replace the disk by an empty one. It begins with the note that votes were forgotten, as
+        `nodes.replica.process` writes it beside a damaged store."""
         self._facts.clear()
         self._blocks.clear()
         self._shown = self.pruned = 0
@@ -83,18 +84,18 @@ class Disk:
         self._abstention = [_UNKNOWN, _UNKNOWN]
 
     def abstention(self, consensus: Consensus) -> Abstention | None:
-        """What a process that starts on this disk is under, by what was noted."""
+        """The abstention of a process that starts on this disk, from the notes on it."""
         until = self._abstention[1]
         if until is None:
             return None
         return Abstention(consensus, None if until == _UNKNOWN else until)
 
     def note_abstention(self, until: int | None) -> None:
-        """Durable with the next commit."""
+        """Note it. It is durable with the next commit."""
         self._abstention[1] = until
 
     def power_off(self, keeps: Crash) -> None:
-        """Takes back what was not durable, as `keeps` says."""
+        """Undoes writes that were not durable; `keeps` says how many."""
         self._operations_left = None
         match keeps:
             case Crash.LOST:
@@ -120,13 +121,13 @@ class Disk:
         self._abstention = [self._abstention[keeps is Crash.KEPT]] * 2
 
     def show(self) -> None:
-        """To be called when a step of the process has come to its end."""
+        """Call it when a step of the process is complete: shows its blocks to `on_block`."""
         while self._shown < len(self._blocks):
             self._shown += 1
             self._on_block(self._shown, self._blocks[self._shown - 1])
 
     def durable(self, kind: str, view: int, seq: int) -> Durable | None:
-        """The fact as any crash would leave it."""
+        """The fact as it is after any crash."""
         key = (kind, view, seq)
         for undo in self._unsynced:
             if not isinstance(undo, int) and undo[0] == key:
@@ -134,8 +135,8 @@ class Disk:
         return self._facts.get(key)
 
     def holds(self, kind: str, view: int, seq: int) -> bool:
-        """Whether this fact would survive any crash: it is there and nothing about it unsynced.
-        So would one that was forgotten for good, because a checkpoint stands in its place."""
+        """Whether this fact survives any crash: it is there and synced. A fact that was forgotten
+        for good counts too, because a checkpoint has replaced it."""
         if seq <= self._forgotten[0]:
             return True
         key = (kind, view, seq)
@@ -145,7 +146,7 @@ class Disk:
 
     @property
     def height_durable(self) -> int:
-        """Blocks up to here would survive any crash."""
+        """Blocks up to this height survive any crash."""
         unsynced = [undo for undo in self._unsynced if isinstance(undo, int)]
         return min(unsynced, default=len(self._blocks) + 1) - 1
 

@@ -1,8 +1,8 @@
 """Draws a scenario from a seed: load, faults and traitors within a profile.
 
-Each seed enables a random part of its profile only (swarm testing: a fault that is always there
-hides the bugs that need its absence), and every third heals one quorum only and leaves the rest
-broken for good: uniform faults miss livelocks.
+Each seed enables only a random part of its profile (swarm testing: a fault that is always there
+hides bugs that need its absence). Every third seed heals only one quorum and leaves the rest broken
+for good, because uniform faults miss livelocks.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ PROFILES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# How often a kind is enabled where the profile has it: half the time, but for what makes a run
-# longer. A profile that is named after a kind always has it.
+# How often a kind is enabled if the profile has it. The default is half the time; kinds here make a
+# run longer. A profile that is named after a kind always has it.
 _ENABLED = {"full": 0.3, "wipe": 0.25, "member": 0.15}
 
-# A slow processor takes its own dice: the other faults of a seed stay as they are.
+# A slow processor uses dice of its own, so the other faults of a seed do not change.
 _SLOW = {"cpu": 1.0, "all": 0.1}
-# To check a signature; a client's takes `scheme.CLIENT_CHECKS` times as long.
+# Time to check a signature; a client's takes `scheme.CLIENT_CHECKS` times as long.
 _WORK_US = {"cpu": (2_000, 12_000), "all": (500, 6_000)}
 
 _FAULTS_US = 5_000_000  # faults begin before this time
 _FAULT_US_MIN = 50_000
 _FAULT_US_MAX = 2_500_000
 _PATIENCE_US = 90_000_000
-_SKEW_US_MAX = 100_000  # of clocks that are in order
+_SKEW_US_MAX = 100_000  # of clocks that count as right
 _GATEWAYS = 2
 _DEVICES_MAX = 4
 _REQUESTS_MIN = 8
@@ -76,8 +76,9 @@ _OPERATION_WEIGHTS = (70, 8, 5, 4, 5, 4, 4)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line asks for. `strategy` is one of `STRATEGIES`. `byzantine` names tricks
-    ("a+b": both) and their players; `es256` takes the product's signatures, not the cheap ones.
+    """What the command line asks for. `strategy` is one of `STRATEGIES`. `byzantine` has tricks
+    ("a+b": both) and the number of replicas that play them; `es256` uses the product's signatures
+    instead of the cheap ones.
     """
 
     replicas: int = 4
@@ -89,7 +90,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def check(self) -> None:
         """Raises ConfigurationError."""
         if self.replicas < REPLICAS_MIN:
-            raise ConfigurationError(f"{self.replicas} replicas bear no fault; pBFT needs 4")
+            raise ConfigurationError(f"{self.replicas} replicas tolerate no fault; pBFT needs 4")
         if self.faults not in PROFILES:
             raise ConfigurationError(
                 f"no fault profile {self.faults!r}; there are {', '.join(PROFILES)}"
@@ -143,7 +144,7 @@ def draw(options: Options, seed: int) -> Scenario:
     elif kinds and not traitors and not change.sizes and dice.random() < 0.33:
         survivors = tuple(sorted(dice.sample(honest, quorum.strong)))
         events += _permanent(dice, n, sorted(set(honest) - set(survivors)), heal_us)
-    # Where every message takes longer for good, each block costs some views (seed 1210, N = 4).
+    # If every message takes longer for good, each block costs some views (seed 1210, N = 4).
     slow_for_good = sum(event.kind is EventKind.DELAY and event.end_us is None for event in events)
     events += _slow(options, seed, total, heal_us)
     skew_us_max = _SKEW_US_MAX if dice.random() < 0.5 else 0
@@ -170,8 +171,8 @@ def draw(options: Options, seed: int) -> Scenario:
 
 
 def _keep_data_blocks(seed: int) -> int | None:
-    """Three networks in ten prune, so that most of what a wiped replica fetches is pruned. Of dice
-    of its own: seeds that are named somewhere keep their faults."""
+    """Three networks in ten prune, so that most blocks that a wiped replica fetches are pruned. It
+    uses dice of its own, so that seeds that are named somewhere keep their faults."""
     dice = Random(f"{seed}/prune")  # noqa: S311
     return dice.randint(1, 8) if dice.random() < 0.3 else None
 
@@ -198,7 +199,7 @@ def _traitors(dice: Random, options: Options, quorum: Quorum, wanted: bool) -> t
     order = dice.sample(range(quorum.n), quorum.n)
     if options.byzantine:
         tricks = [trick for trick, count in options.byzantine for _ in range(count)]
-        # The first primary is among them when they are too many: that is the fork to be seen.
+        # If they are too many, the first primary is among them, so that there is a fork to see.
         if len(tricks) > quorum.faulty:
             order.remove(0)
             order.insert(0, 0)
@@ -242,7 +243,7 @@ Links = tuple[tuple[int, int], ...]
 
 
 def _partition(dice: Random, n: int) -> Links:
-    """Blocked links in one of the shapes that are known to hurt."""
+    """Blocked links in one of the shapes that are known to cause trouble."""
     order = dice.sample(range(n), n)
     everyone = [(a, b) for a in order for b in order if a != b]
     cut = dice.randint(1, n - 1)
@@ -268,16 +269,17 @@ def _partition(dice: Random, n: int) -> Links:
             blocked = [(a, b) for a, b in everyone if (place[a] - place[b]) % n not in (1, n - 1)]
         case _:
             blocked = [link for link in everyone if order[0] not in link]
-    if dice.random() < 0.25:  # gateways stand on one side too
+    if dice.random() < 0.25:  # a gateway is on one side too
         gateway = GATEWAY + dice.randrange(_GATEWAYS)
         blocked += [link for r in left for link in ((r, gateway), (gateway, r))]
     return tuple(sorted(blocked))
 
 
 def _alone(dice: Random, n: int, heal_us: int) -> list[Event]:
-    """Three views for one number. One replica alone hears the others, and so prepares alone; then
-    it is cut off, and they go on in the next view without it; then it is back, and the primary of
-    that view is cut off. Nothing else keeps what was prepared in the first view and the second."""
+    """Three views for one sequence number. First only one replica hears the others, so it alone
+    prepares. Then it is cut off, and the others go on in the next view. Then it is back, and the
+    primary of that view is cut off. No other fault leaves one request prepared in the first view
+    and another in the second."""
     lone = dice.randrange(2, n)
     everyone = [(a, b) for a in range(n) for b in range(n) if a != b]
     deaf = tuple((a, b) for a, b in everyone if (b != lone and a != 0) or a == lone)
@@ -322,8 +324,8 @@ def _noise(kind: EventKind, low: int, high: int) -> Callable[[Random, int, int],
 
 
 def _far(dice: Random, n: int, heal_us: int) -> list[Event]:
-    """All links are slow for good: only longer timeouts help. Four of these stay below what a
-    message may take (`Consensus.message_delay_us`)."""
+    """All links are slow for good, so only longer timeouts help. Even four such faults together
+    stay below the limit for a message (`Consensus.message_delay_us`)."""
     nodes = [*range(n), *(GATEWAY + g for g in range(_GATEWAYS))]
     links = tuple((a, b) for a in nodes for b in nodes if a != b)
     amount = dice.randint(100_000, 250_000)
@@ -381,7 +383,7 @@ def _skew(dice: Random, n: int, heal_us: int) -> list[Event]:
 
 
 def _slow(options: Options, seed: int, n: int, heal_us: int) -> list[Event]:
-    """Processors that are too slow for the timeouts, for good: of all replicas, or of one."""
+    """Processors that are too slow for the timeouts, for good: those of all replicas, or of one."""
     dice = Random(f"{seed}/{options.replicas}/slow")  # noqa: S311
     if dice.random() >= _SLOW.get(options.faults, 0.0):
         return []
@@ -431,7 +433,8 @@ _FAULT_DRAWS: dict[str, Callable[[Random, int, int], list[Event]]] = {
 
 
 def _permanent(dice: Random, n: int, broken: Sequence[int], heal_us: int) -> list[Event]:
-    """These never recover: dead, cut off one way or both, or stuttering."""
+    """These replicas never recover: they are dead, cut off in one or both directions, or pause
+    again and again."""
     events = []
     for lost in broken:
         out = tuple((lost, r) for r in range(n) if r != lost)

@@ -14,11 +14,12 @@ from testbed.simulate.scenario import Event, EventKind
 
 __all__ = ["Change", "draw_change"]
 
-_START_US_MAX = 1_500_000  # an added replica's process starts so late after the order
+_START_US_MAX = 1_500_000  # delay from the order until an added replica's process starts
 
 
 class Change(NamedTuple):
-    """`sizes`: of the epochs after the first. `lost`: replicas that fail and are removed."""
+    """`sizes` are those of the epochs after the first. `lost` are replicas that fail and are
+    removed."""
 
     events: tuple[Event, ...] = ()
     joiners: int = 0
@@ -27,7 +28,7 @@ class Change(NamedTuple):
 
 
 def draw_change(dice: Random, n: int, traitors: frozenset[int], until_us: int) -> Change:
-    """Adds one, removes one, or replaces one that is lost, works or lies."""
+    """Adds a replica, removes one, or replaces one that is lost, works or lies."""
     shapes = ["add", "replace"]
     honest = [r for r in range(n) if r not in traitors]
     leaving = dice.randrange(n)

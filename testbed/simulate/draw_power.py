@@ -1,7 +1,7 @@
 """The profile `power`: all honest replicas lose power at one moment, while a vote is on its way.
 
-PREPAREs are not durable when they leave. So a power cut soon after a request takes votes, and
-batches, from everybody who gave them. A traitor (`hoard`) has no power cut, and keeps the
+PREPAREs are not durable when they leave. So after a power cut soon after a request, all who voted
+have lost their votes and the batches. A traitor (`hoard`) has no power cut and keeps the
 certificate.
 """
 

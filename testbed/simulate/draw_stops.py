@@ -1,8 +1,8 @@
 """The profile `stop`: one backup after another stands still for seconds, under a steady load.
 
 A process that is stopped (SIGSTOP) keeps its state, and its frames wait. Only one stands still at a
-time, so the chain must never stand still for long: the one that is back has to vote again before
-the next stops.
+time, so the chain must never stand still for long: a backup that is back must vote again before the
+next one stops.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _GAP_TIMEOUTS = 2
 
 
 def draw_stops(dice: Random, scenario: Scenario) -> Scenario:
-    """The same network with stops for faults, and the product's own consensus parameters."""
+    """The same network, but the only faults are stops, and the consensus parameters are the
+    product's."""
     consensus = Consensus()
     stops, at_us, last = [], _START_US, 0
     for _ in range(_STOPS):

@@ -1,8 +1,8 @@
 """Judges accusations again, from the bytes of their evidence, sharing no code with the product.
 
-The culprit signed the evidence. It contradicts itself (two statements in one place), or it breaks
-a rule that its bytes show. This module reads it with plain MessagePack. It computes a second time
-what a NEW-VIEW must order (OSDI'99, section 4.4).
+The culprit signed the evidence. It contradicts itself (two statements in one place), or it breaks a
+rule that its bytes show. This module reads it with plain MessagePack, and computes again what a
+NEW-VIEW must order (OSDI'99, section 4.4).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Accusation", "fault_of"]
 _decode = msgspec.msgpack.decode
 # Position of a field in an encoded message: tag, epoch, sender, then its own.
 _TAG, _EPOCH, _SENDER, _VIEW, _SEQ, _DIGEST = range(6)
-_ROOT_AT = 124  # where a head holds the Merkle root of its records
+_ROOT_AT = 124  # place of the Merkle root of the records in a head
 _PLACES = {  # reason -> tags that it may be about, fields that must agree, field that must not
     "equivocation-pre-prepare": (("PP",), (_EPOCH, _VIEW, _SEQ), _DIGEST),
     "equivocation-prepare": (("P", "PP"), (_EPOCH, _VIEW, _SEQ), _DIGEST),
@@ -51,7 +51,7 @@ def fault_of(
     chain: Callable[[int], bytes | None],
     log_window: int,
 ) -> str | None:
-    """Why this evidence proves nothing; None if it holds.
+    """Why this evidence proves nothing; None if it is valid.
 
     `verify(body, signature)` checks the culprit's signature; `chain(height)` is the hash of the
     head that honest replicas executed there, None where none has.
@@ -78,7 +78,7 @@ def fault_of(
         case "DB":
             broken = _bodies_lie(said[0], chain)
         case _:
-            broken = True  # a proposal was refused in a state that is gone
+            broken = True  # whether the proposal broke a rule depends on a state that is gone
     return None if broken else "it breaks no rule"
 
 

@@ -1,7 +1,7 @@
 """A simulated gateway: submits what devices sign, collects seals, and tells what is final.
 
-It sends a request to the replica that it takes for the primary, and to all replicas when no block
-came in time (OSDI'99, section 4.1). Only `chain.proofs.client` decides what is final.
+It sends a request to the replica that it believes to be the primary, and to all replicas if no
+block comes in time (OSDI'99, section 4.1). Only `chain.proofs.client` decides what is final.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _messages = msgspec.msgpack.Decoder(ClientMessage)
 
 
 class _Waiting:
-    """A request that no final block holds yet."""
+    """A request that is in no final block yet."""
 
     __slots__ = ("due_us", "frame", "wait_us")
 
@@ -39,7 +39,7 @@ class _Waiting:
 
 
 class Gateway:
-    """`send(replica, frame)` and `on_final(final)` are its two ways out."""
+    """It has two outputs: `send(replica, frame)` and `on_final(final)`."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Gateway:
 
     @property
     def membership(self) -> Membership:
-        """The membership that decides the block after the last final one."""
+        """The membership for the block after the last final one."""
         return self._tracker.membership
 
     def start(self) -> None:

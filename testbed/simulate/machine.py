@@ -1,4 +1,4 @@
-"""One replica machine: a disk that stays, and processes on it that come and go.
+"""One replica machine: a disk that stays, and the processes that run on it one after the other.
 
 A process runs the production core, ledger, verifier and effect interpreter unchanged; only its
 ports (clock, wire, timers, store, events) are the simulator's.
@@ -24,9 +24,9 @@ from testbed.simulate.timeline import Timeline
 __all__ = ["EPOCH_US", "Machine", "Outside", "Process"]
 
 EPOCH_US = 1_700_000_000_000_000  # wall time at the start of a run, microseconds since 1970
-IDLE_US = 1_000_000  # how often a process writes what no vote made it write
-RESTART_US = 300_000  # after which a supervisor starts a process again that ended by itself
-FRAMES_PER_CHECK = 4  # reading so many frames takes as long as checking one signature
+IDLE_US = 1_000_000  # how often a process writes without a vote
+RESTART_US = 300_000  # delay until a supervisor restarts a process that ended by itself
+FRAMES_PER_CHECK = 4  # so many frames are read in the time of one signature check
 
 
 class Outside(Protocol):
@@ -42,10 +42,10 @@ class Outside(Protocol):
         """A process is about to read what its disk kept."""
 
     def crashed(self, machine: Machine, keeps: Crash) -> None:
-        """Power failed; of the unsynced writes `keeps` are left."""
+        """Power failed. `keeps` says how many unsynced writes survive."""
 
     def stopped_full(self, machine: Machine) -> None:
-        """The process ended because the disk took no more."""
+        """The process ended because the disk is full."""
 
 
 class Machine:
@@ -81,15 +81,15 @@ class Machine:
         self.skew_us = skew_us
         self.wrap = wrap
         self.keep_data_blocks = keep_data_blocks
-        self.work_us = 0  # what checking a replica's signature takes; 0: nothing takes time
+        self.work_us = 0  # time to check a replica's signature; 0: nothing takes time
         self.process: Process | None = None
         self._installed = False
         self._turn_us = turn_us
         self._downs = 0  # crash events in force
         self._pauses = 0
         self._inbox = Inbox()
-        self._working = False  # on frames that it opens
-        self._fired = Fired()  # meanwhile
+        self._working = False  # whether it opens frames now
+        self._fired = Fired()  # timers that fired meanwhile
 
     @property
     def height(self) -> int:
@@ -155,8 +155,8 @@ class Machine:
         except PowerLossError as loss:
             self._die(loss.keeps)
         except StoreFull:
-            # The process ends as `nodes.replica.process` does: nothing of the transaction stays,
-            # nothing that waited for it leaves.
+            # The process ends as `nodes.replica.process` does: the transaction is lost, and nothing
+            # that waited for it is sent.
             self._forget()
             self.disk.power_off(Crash.LOST)
             self.outside.stopped_full(self)
@@ -177,7 +177,7 @@ class Machine:
             self.timeline.after(self._turn_us, self._turn)
 
     def _turn(self) -> None:
-        """Each step handles a share of what has arrived and syncs once."""
+        """Each step handles a part of the arrived frames and syncs once."""
         while self.process is not None and self._inbox and not (self._pauses or self._working):
             arrived = self._inbox.take()
             if self.work_us:
@@ -187,7 +187,7 @@ class Machine:
                 self._guarded(self.process.receive, arrived)
 
     def _open(self, process: Process, arrived: list[tuple[Party, bytes]]) -> None:
-        """Verification takes its whole time before its effects happen."""
+        """Opens frames. Their effects happen only after the time for all verification."""
         checks = self.scheme.checks
         verified = process.service.verify_all(arrived)
         checks = self.scheme.checks - checks
@@ -233,8 +233,8 @@ class Machine:
 
 
 class Process:
-    """One life of a replica. Implements the ports of `nodes.replica.service.Service` but for the
-    store."""
+    """A replica's process from one start to its end. Implements the ports of
+    `nodes.replica.service.Service` except the store."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -294,7 +294,7 @@ class Process:
         deadline_us = self._timeline.now_us + delay_us
         self._deadlines[name] = deadline_us
         queued_us = self._queued.get(name)
-        # A timer that is put off again and again costs one entry of the heap, not one each time.
+        # A timer that is postponed again and again has only one entry in the heap.
         if queued_us is None or queued_us > deadline_us:
             self._queue(name, deadline_us)
 

@@ -1,4 +1,4 @@
-"""How much a replica remembers: the values that its core, endorser and clients hold.
+"""Measures how much a replica remembers: the values in its core, endorser and clients.
 
 A count is cheaper than bytes and the same on every machine. The ledger and the verifier's caches
 are left out: they have their own limits and tests.
@@ -54,8 +54,8 @@ def _parts(value: object) -> Iterable[object]:
 
 
 def values_held_max(service: Service) -> int:
-    """The bound: the log holds up to two windows of slots, each a few values per replica, and each
-    replica's newest VIEW-CHANGE a certificate of q votes for each number of one window."""
+    """The bound. The log has up to two windows of slots with a few values per replica each. Each
+    replica's newest VIEW-CHANGE has a certificate of q votes for each number of one window."""
     consensus = service.ledger.genesis.consensus
     quorum = service.core.membership.quorum
     slots = 2 * consensus.log_window + consensus.pipeline_window

@@ -1,7 +1,7 @@
 """The simulated network: delay, loss, duplication, reordering and blocked links.
 
-The network is harsher than the TCP that boards use: frames of one link may overtake each other.
-The scenario's events (`testbed.simulate.scenario`) say what a link suffers. The dice come from the
+The network is harsher than the TCP that boards use: frames of one link may overtake each other. The
+scenario's events (`testbed.simulate.scenario`) say what happens to a link. All dice come from the
 run's one random source.
 """
 
@@ -28,7 +28,7 @@ def healthy(spread_us: int) -> Callable[[Random], int]:
 
 
 class _Trouble:
-    """What one link suffers now: sums over the events in force, so that each can end alone."""
+    """What happens to one link now: sums over the events in force, so each event can end alone."""
 
     __slots__ = ("blocked", "delay_us", "duplicate_pct", "loss_pct")
 

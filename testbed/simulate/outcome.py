@@ -1,4 +1,4 @@
-"""What a run and a sweep of runs leave behind."""
+"""The results of a run and of a sweep."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Summary:
         self.faults: Counter[str] = Counter()
         self.accusations: Counter[str] = Counter()
         self.states: set[str] = set()
-        self.new_state_at = 0  # how many seeds had run when the last new state came
+        self.new_state_at = 0  # number of seeds run when the last new state came
         self.failures: list[Outcome] = []
-        self.resume_at: int | None = None  # interrupted: every seed below this one was run
+        self.resume_at: int | None = None  # if interrupted: all seeds below this one were run
 
     def add(self, outcome: Outcome) -> None:
         self.seeds += 1

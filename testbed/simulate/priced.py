@@ -1,8 +1,8 @@
 """A machine whose work takes time: the code that runs on the boards, at calibrated prices.
 
-A turn is the one of `nodes.replica.event_loop`: it takes a core, verifies what waits, handles it
-with the timers that fired, syncs, sends frame by frame, and gives the core back. Only what each
-part takes is simulated. Votes and blocks are those of the product.
+A turn is like one of `nodes.replica.event_loop`: it takes a core, verifies waiting frames, handles
+them with the timers that fired, syncs, sends frame by frame, and gives the core back. Only the time
+of each part is simulated. Votes and blocks are those of the product.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ __all__ = ["Block", "PricedMachine", "Spent", "Stopwatch", "kind_of", "pricing"]
 
 
 class Block(msgspec.Struct):
-    """Of one height, on the virtual clock. `phases_us` are the proposer's, since it proposed."""
+    """The times of one block on the virtual clock. `phases_us` are the proposer's, counted from its
+    proposal."""
 
     records: int = 0
     proposed_us: int | None = None
     phases_us: dict[str, int] = {}
-    executed_us: list[int] = []  # by each replica, as its turn ended
+    executed_us: list[int] = []  # by each replica, at the end of its turn
 
     def decided_us(self, strong: int) -> int | None:
-        """When `strong` replicas had executed it."""
+        """When `strong` replicas had executed it; None if they have not."""
         return sorted(self.executed_us)[strong - 1] if len(self.executed_us) >= strong else None
 
 
 class Spent(msgspec.Struct):
-    """Work of all replicas, in microseconds by what it was for, and how often."""
+    """Work of all replicas by purpose: microseconds, and how often."""
 
     us: Counter[str] = msgspec.field(default_factory=Counter)
     counts: Counter[str] = msgspec.field(default_factory=Counter)
@@ -52,7 +53,7 @@ class Spent(msgspec.Struct):
 
 
 class Stopwatch:
-    """What one run took. One for all machines."""
+    """The times of one run. All machines share one."""
 
     def __init__(self) -> None:
         self.blocks: dict[int, Block] = {}
@@ -63,7 +64,7 @@ class Stopwatch:
 
 
 def pricing(costs: Costs, stopwatch: Stopwatch) -> Callable[..., Machine]:
-    """The `machine` of `testbed.simulate.world.run`."""
+    """Makes the argument `machine` of `testbed.simulate.world.Hardware`."""
     shared: list[Cores] = []
 
     def make(**parts: Any) -> Machine:
@@ -78,7 +79,7 @@ def pricing(costs: Costs, stopwatch: Stopwatch) -> Callable[..., Machine]:
 
 
 class PricedMachine(Machine):
-    """No faults strike it: its process lives from start to end."""
+    """It has no faults: its process runs from start to end."""
 
     def __init__(self, costs: Costs, cores: Cores, stopwatch: Stopwatch, **parts: Any) -> None:
         super().__init__(**parts)
@@ -88,9 +89,9 @@ class PricedMachine(Machine):
         self._spent = stopwatch.spent
         self._meter = MeteredSigner(self.signer)
         self.signer = self._meter
-        self._rung = False  # a timer fired that no turn has handled
+        self._rung = False  # a timer fired, and no turn has handled it yet
         self._outgoing: dict[Party, list[bytes]] = {}
-        self._seen = 0  # height that the stopwatch knows
+        self._seen = 0  # greatest height that the stopwatch has
 
     # --- a turn ----------------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ class PricedMachine(Machine):
         return us
 
     def _sync(self, syncs: int) -> None:
-        """Another machine may have the core meanwhile."""
+        """Syncs. Another machine may have the core meanwhile."""
         if not syncs:
             self._send_all()
             return
@@ -178,7 +179,7 @@ class PricedMachine(Machine):
         self.timeline.after(round(us), self._cores.take, self._send_all)
 
     def _send_all(self) -> None:
-        """Frames to the same party leave in one write, as in `nodes.wire.link`."""
+        """Sends. Frames to the same party leave in one write, as in `nodes.wire.link`."""
         for height in range(self._seen + 1, self.disk.height + 1):
             self._stopwatch.block(height).executed_us.append(self.timeline.now_us)
         self._seen = self.disk.height

@@ -1,9 +1,9 @@
-"""The checker: what must hold in every run. It judges at every step, from outside the core.
+"""The checker of what must hold in every run. It judges at every step, from outside the core.
 
 It sees the frames that leave a replica, the blocks and facts that reach its disk, its accusations,
 and what clients take as final. It never looks inside. Each check costs O(1) per event.
-`testbed.simulate.reference`, a second and independent reading of the rules, judges what an
-operation may do.
+`testbed.simulate.reference` is a second, independent implementation of the rules. It judges whether
+an operation was allowed.
 
 The checker ignores Byzantine replicas, so only an honest one can break a property. The first break
 ends the run (`BrokenError`).
@@ -41,8 +41,8 @@ _ASKED = ("view-change", "new-view")  # statements on views, not on sequence num
 
 
 def _is_backed(disk: Disk, kind: str, epoch: int, view: int, seq: int) -> bool:
-    """Whether a crash leaves what keeps this vote from being contradicted: that the replica was in
-    this view, or is past it; for a COMMIT, the certificate and the batch."""
+    """Whether the disk keeps, even after a crash, what prevents a contradiction of this vote: that
+    the replica was in this view or a later one; for a COMMIT, the certificate and the batch."""
     if kind == "prepared":
         return disk.holds("prepared", view, seq) and disk.holds("proposal", view, seq)
     fact = disk.durable("view", 0, 0)
@@ -53,7 +53,7 @@ def _is_backed(disk: Disk, kind: str, epoch: int, view: int, seq: int) -> bool:
 
 
 class BrokenError(Exception):
-    """A property does not hold."""
+    """A property was broken."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(str(finding))
@@ -71,8 +71,8 @@ class Checker:
         reference: Reference,
         time_us_max: Callable[[], int] | None,
     ) -> None:
-        """`genesis_head` is the hash of block 0; `time_us_max` the latest time that a block may
-        have now, None if too many clocks are wrong to promise one."""
+        """`genesis_head` is the hash of block 0. `time_us_max` gives the latest time that a block
+        may have now; None if too many clocks are wrong for such a limit."""
         self._timeline = timeline
         self._honest = honest
         self._reference = reference
@@ -98,7 +98,8 @@ class Checker:
     # --- what replicas write ---------------------------------------------------------------------
 
     def wrote_block(self, replica: int, height: int, block: Block) -> None:
-        """Agreement per sequence, prefix-consistent chains; validity of what is new."""
+        """Checks agreement per sequence number and consistent prefixes of chains, and the validity
+        of new blocks."""
         if replica not in self._honest:
             return
         if height != self._heights[replica] + 1:
@@ -119,7 +120,7 @@ class Checker:
             f"another honest replica executed {self._agreed[height].hex()[:8]}"
         )
         if height <= self._final_height and height > max(self._heights.values()):
-            return self.broken("durability", f"{what}: what clients hold final was lost")
+            return self.broken("durability", f"{what}: a block that clients hold final was lost")
         return self.broken("agreement", f"fork: {what}")
 
     def _check_content(self, replica: int, head: Head, block: Block) -> None:
@@ -132,15 +133,15 @@ class Checker:
             raise self.broken(broken.rule, f"r{replica} at {head.height}: {broken}") from broken
 
     def restarted(self, replica: int, height: int) -> None:
-        """A crash may lose blocks that were not synced, nothing else."""
+        """Notes the height after a crash, which may lose unsynced blocks and nothing else."""
         if replica in self._honest:
             self._heights[replica] = height
 
     def wiped(self, replica: int) -> None:
-        """It forgot which views it had asked for, and may ask for one again in other words. That
-        harms nobody: what it forgot to have prepared lies at or below the checkpoint that a quorum
-        without its vote has proven when its abstention ends. Votes on numbers, which abstention
-        covers, it may not contradict."""
+        """The replica forgot which views it had asked for, and may ask for one again with other
+        content. That is harmless: when its abstention ends, a quorum without its vote has proven a
+        checkpoint, and all that it forgot to have prepared is at or below it. It must not
+        contradict its votes on sequence numbers, because abstention covers these."""
         self._wiped.add(replica)
         self._votes = {
             vote: content
@@ -151,15 +152,15 @@ class Checker:
     # --- what replicas send ----------------------------------------------------------------------
 
     def sent(self, replica: int, frame: bytes, disk: Disk) -> None:
-        """No equivocation, not even across a restart. No vote leaves before it is durable that its
-        view was entered; no COMMIT before its certificate and its batch are."""
+        """Checks that there is no equivocation, not even across a restart. No vote may leave before
+        the entry into its view is durable, and no COMMIT before its certificate and batch are."""
         if replica not in self._honest or self._last_frame.get(replica) is frame:
             return
         self._last_frame[replica] = frame
         body = decode_signed(frame).body
         message = _messages.decode(body)
         if message.sender != replica:
-            return  # a retransmission of somebody else's
+            return  # it repeats another replica's message
         match message:
             case PrePrepare(epoch=epoch, view=view, seq=seq, digest=digest):
                 self._voted(("proposal", replica, epoch, view, seq), digest, disk)
@@ -197,11 +198,11 @@ class Checker:
         if disk is not None and not _is_backed(disk, kind, epoch, view, seq):
             raise self.broken(
                 "durable-vote",
-                f"r{replica} sent its {kind} vote v{view} n{seq} before what backs it was synced",
+                f"r{replica} sent its {kind} vote v{view} n{seq} before its basis was synced",
             )
 
     def holds(self, replica: int, values: int, values_max: int) -> None:
-        """Bounded memory, whatever peers send."""
+        """Checks that memory is bounded, whatever peers send."""
         if replica in self._honest and values > values_max:
             raise self.broken("memory", f"r{replica} holds {values} values, at most {values_max}")
 
@@ -210,8 +211,8 @@ class Checker:
         return self._agreed[height] if height < len(self._agreed) else None
 
     def accused(self, replica: int, culprit: int, reason: str, fault: str | None) -> None:
-        """No honest replica finds evidence against another honest one; what it finds holds for
-        whoever judges it from its bytes (`fault`: why it does not)."""
+        """Checks that no honest replica has evidence against another honest one, and that its
+        evidence is valid for everybody who judges the bytes (`fault`: why it is not)."""
         if replica not in self._honest:
             return
         forgot = culprit in self._wiped and reason == "equivocation-view-change"
@@ -221,15 +222,15 @@ class Checker:
             raise self.broken("evidence", f"r{replica} accuses r{culprit} of {reason}: {fault}")
 
     def blamed(self, replica: int, party: object, code: object) -> None:
-        """No honest replica hands on what does not hold."""
+        """Checks that no honest replica passes on an invalid signature."""
         if replica in self._honest and party in self._honest and code == "bad-signature":
             raise self.broken("accusation", f"r{replica} got a bad signature from honest r{party}")
 
     # --- what clients hold -----------------------------------------------------------------------
 
     def final(self, gateway: int, height: int, head_hash: bytes, signers: Collection[int]) -> None:
-        """Certificate soundness: what f+1 seals of members of its epoch prove was executed by an
-        honest replica."""
+        """Checks that certificates are sound: a block with f+1 seals of members of its epoch was
+        executed by an honest replica."""
         if height >= len(self._agreed):
             raise self.broken(
                 "certificate", f"g{gateway} holds {height} final, no honest replica executed it"

@@ -1,9 +1,9 @@
-"""A second reading of what blocks may say, independent of `chain.ledger.ledger` and
+"""A second implementation of the rules for blocks, independent of `chain.ledger.ledger` and
 `chain.ledger.registry`.
 
-It decodes with another library (cbor2) and keeps the least state that decides whether an executed
-operation was allowed: who is enrolled, who has ended, the last counter, the vouchers used. It
-judges accepted operations only, because a refused one has no effect.
+It decodes with another library (cbor2) and keeps only the state that decides whether an executed
+operation was allowed: who is enrolled, who has ended, last counters, used vouchers. It judges
+accepted operations only, because a refused one has no effect.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ class Reference:
         checkpoint_interval: int,
         accepts: int | None = None,
     ) -> None:
-        """`vouchers`: the tokens that may be used once, with kind and last time;
-        `administrators`: their keys; `replicas`: the keys of the first epoch's. `accepts`: of an
-        authentication group, f+1 if it is not said."""
+        """`vouchers`: the tokens that may be used once, with kind and last time. `administrators`:
+        their keys. `replicas`: the keys of the first epoch's replicas. `accepts`: how many members
+        of an authentication group must accept; default f+1."""
         self.signed: set[bytes] = set()
         self.executed: dict[bytes, tuple[str, int]] = {}  # request id -> best status, height
         self._interval = checkpoint_interval
         self._accepts = accepts
         self._administrators = {hashlib.sha256(key).digest() for key in administrators}
-        # For each epoch: the last height that the one before it decides, and its members' keys.
+        # For each epoch: the last height of the epoch before it, and its members' keys.
         self._epochs: list[tuple[int, dict[int, bytes]]] = [(0, dict(replicas))]
         self._ids_used = set(replicas)
-        self._stood: dict[bytes, int] = {}  # request id -> height where it stood last
+        self._stood: dict[bytes, int] = {}  # request id -> newest height with it
         self._vouchers = dict(vouchers)
         self._time_us = genesis_time_us
         self._counters: dict[bytes, int] = dict.fromkeys(self._administrators, 0)
         self._revoked: dict[bytes, int] = {}  # device -> height
         self._renewed: dict[bytes, int] = {}  # former key -> height
-        self._devices: dict[bytes, bytes] = {}  # node id -> the one that its device began with
+        self._devices: dict[bytes, bytes] = {}  # node id -> first node id of the same device
 
     @property
     def newest_members(self) -> Collection[int]:
-        """The members of the last epoch that was ordered, in force or not."""
+        """The members of the newest ordered epoch, whether it is in force or not."""
         return self._epochs[-1][1]
 
     def members(self, epoch: int) -> Collection[int]:
@@ -106,8 +106,8 @@ class Reference:
             raise RuleBrokenError("validity", "a record names another request than its item")
         if request not in self.signed:
             raise RuleBrokenError("validity", f"no client signed request {request.hex()[:8]}")
-        # In two blocks it may stand, with certificates of two views that a third one joins (the
-        # second is then refused); in one block only if nobody looked.
+        # A request may be in two blocks, if a third view joins the certificates of two views (the
+        # second one is then refused). It must not be twice in one block.
         if self._stood.get(request) == head.height:
             raise RuleBrokenError("exactly-once", f"{request.hex()[:8]} stands twice in one block")
         self._stood[request] = head.height
@@ -165,8 +165,8 @@ class Reference:
             self._change(height, operation)
 
     def _change(self, height: int, operation: dict[str, Any]) -> None:
-        """A membership change: an administrator orders it, one at a time; it is in force above the
-        next checkpoint."""
+        """Judges a membership change: an administrator orders it, one at a time, and it is in force
+        above the next checkpoint."""
         if operation["node"] not in self._administrators:
             raise RuleBrokenError("validity", f"{operation['op']} by who is no administrator")
         above, members = self._epochs[-1]

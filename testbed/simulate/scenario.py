@@ -1,4 +1,4 @@
-"""What one run is made of: everything that will happen to it, as plain values.
+"""Everything that will happen in one run, as plain values.
 
 A scenario is drawn before the run (`testbed.simulate.draw`), so that it can be printed, replayed,
 stored as JSON and shrunk. Only the dice of the network (which frame is lost, how long it takes)
@@ -40,12 +40,12 @@ class EventKind(Enum):
     CRASH = "crash"  # at the `amount`-th disk operation from now on (0: at once), as `detail` says
     PAUSE = "pause"  # the process stands still, its frames wait
     SLOW = "slow"  # checking a signature takes `amount` microseconds, a client's more
-    SKEW = "skew"  # the clock is `amount` microseconds off
-    FULL = "full"  # the disk takes no more from its `amount`-th operation on
+    SKEW = "skew"  # the clock is wrong by `amount` microseconds
+    FULL = "full"  # the disk is full from its `amount`-th operation on
     WIPE = "wipe"  # power fails and the disk comes back empty
-    ADD = "add"  # an administrator orders nodes[0] in; it starts, empty, `amount` us later
-    REMOVE = "remove"  # an administrator orders nodes[0] out
-    REVOKE = "revoke"  # an administrator orders device nodes[0] out
+    ADD = "add"  # an administrator orders to add nodes[0]; it starts, empty, `amount` us later
+    REMOVE = "remove"  # an administrator orders to remove nodes[0]
+    REVOKE = "revoke"  # an administrator orders to revoke device nodes[0]
 
 
 NETWORK_KINDS = frozenset({EventKind.BLOCK, EventKind.LOSS, EventKind.DUPLICATE, EventKind.DELAY})
@@ -53,7 +53,7 @@ ORDERS = frozenset({EventKind.ADD, EventKind.REMOVE, EventKind.REVOKE})
 
 
 class Crash(Enum):
-    """What the disk keeps of what was written but not yet synced (`Event.detail`)."""
+    """How many of the unsynced writes the disk keeps (`Event.detail`)."""
 
     LOST = "lost"  # nothing
     TORN = "torn"  # a part, cut anywhere
@@ -61,7 +61,7 @@ class Crash(Enum):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that happens; `duration_us` 0 means for good (or at once, for a request)."""
+    """One thing that happens. `duration_us` 0 means for good (for a request: at once)."""
 
     at_us: int
     kind: EventKind
@@ -85,12 +85,12 @@ class Traitor(msgspec.Struct, frozen=True):
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. Those of the `survivors` that are members at the end must have executed every
-    request `patience_us` after `heal_us`; by then every ordered membership is in force.
+    """One run. `patience_us` after `heal_us`, all `survivors` that are members at the end must have
+    executed every request, and every ordered membership must be in force.
 
-    `replicas` are there from genesis; the `joiners` that may be added have the ids after theirs.
+    `replicas` exist from genesis. The `joiners` that may be added have the ids after theirs.
 
-    Until `heal_us` the chain must grow at least every `gap_us_max` (0: whenever it likes).
+    Until `heal_us` the chain must grow at least every `gap_us_max` (0: no such demand).
 
     `spread_us` is how much the delays of healthy links differ; `turn_us` how long a replica lets
     frames gather before it handles them in one step (0: each alone).
@@ -126,7 +126,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def beyond_bound(self) -> bool:
-        """More traitors than the protocol bears: a fork is then to be expected."""
+        """Whether there are more traitors than the protocol tolerates. Then a fork is expected."""
         return len(self.traitors) > self.quorum.faulty
 
     def encode(self) -> bytes:

@@ -2,10 +2,11 @@
 
 The cheap one is keyed SHA-256 instead of an elliptic curve.
 
-It stands behind `chain.keys.Scheme` and `Signer` and passes the same conformance suite as ES256
+It implements `chain.keys.Scheme` and `Signer` and passes the same conformance suite as ES256
 (`tests/testbed/test_simulate_scheme.py`), malleability included: like (r, s) and (r, n-s), each
 statement has two valid signatures. So the simulator finds code that uses a signature as an
-identifier. Anybody who knows the public key could forge. The simulated adversaries do not.
+identifier. Anybody who knows the public key could forge a signature, but the simulated adversaries
+do not.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ __all__ = [
     "malleated",
 ]
 
-# What checking a client's signature costs, in replicas' ones: a run's batches are so much smaller
-# than a loaded network's.
+# The cost of checking a client's signature, in checks of replicas' signatures. It is so high
+# because a run's batches are so much smaller than those of a loaded network.
 CLIENT_CHECKS = 64
 
 _HALF = SIGNATURE_BYTES // 2
@@ -64,7 +65,7 @@ class HashScheme:
 
 
 class HashSigner:
-    """A key pair named by any text: equal names are equal keys."""
+    """A key pair from any text: equal texts give equal keys."""
 
     def __init__(self, name: str) -> None:
         point = hashlib.sha512(b"simulated key\0" + name.encode()).digest()
@@ -79,8 +80,8 @@ class HashSigner:
 
 
 class Meter:
-    """A scheme that counts what it checks. `checks` is the work of a slow processor, in checks of a
-    replica's signature. The product does not ask again for what it remembers."""
+    """A scheme that counts its checks. `checks` is the work of a slow processor, in checks of a
+    replica's signature. The product does not check again what it remembers."""
 
     def __init__(self, scheme: Scheme, replicas: frozenset[bytes]) -> None:
         """`replicas`: the public keys of every replica of the run, joiners included."""
@@ -106,7 +107,7 @@ class Meter:
 
 
 class MeteredSigner:
-    """A signer that counts what it signs."""
+    """A signer that counts its signatures."""
 
     def __init__(self, signer: Signer) -> None:
         self.signed = 0
@@ -122,7 +123,7 @@ class MeteredSigner:
 
 
 class Signatures(NamedTuple):
-    """A scheme with what runs need: keys by name, and the other form of a signature."""
+    """A scheme, with keys by name and the other form of a signature, for runs."""
 
     scheme: Scheme
     signer: Callable[[str], Signer]
@@ -138,7 +139,7 @@ def _es256_signer(name: str) -> Signer:
 
 
 def _negated(signature: bytes) -> bytes:
-    """(r, n-s) verifies where (r, s) does."""
+    """(r, n-s) is valid if (r, s) is."""
     s = int.from_bytes(signature[_HALF:], "big")
     return signature[:_HALF] + (_P256_ORDER - s).to_bytes(_HALF, "big")
 

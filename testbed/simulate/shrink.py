@@ -1,4 +1,4 @@
-"""Makes a failing scenario shorter while it still breaks the same property.
+"""Makes a failing scenario shorter, so that it still breaks the same property.
 
 Delta debugging (Zeller & Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", TSE
 2002): first over events, then traitors' tricks, then durations, then the links of each event.
@@ -33,7 +33,7 @@ def shrink(
     try:
         search.patience()
         before = None
-        while before != search.best:  # a later pass may make an earlier one possible again
+        while before != search.best:  # after a later pass an earlier one may succeed again
             before = search.best
             search.events()
             search.tricks()
@@ -70,7 +70,7 @@ class _Search:
         )
 
     def patience(self) -> None:
-        """A shorter wait for what never comes makes every later run cheaper."""
+        """Shortens the wait for what never comes, which makes every later run cheaper."""
         patience_us = min(self.best.patience_us, _PATIENCE_US_MIN)
         self._try(msgspec.structs.replace(self.best, patience_us=patience_us))
 
@@ -81,7 +81,8 @@ class _Search:
         )
 
     def tricks(self) -> None:
-        """Fewer tricks each. A Byzantine replica without tricks is honest but not checked."""
+        """Tries fewer tricks for each. A Byzantine replica without tricks is honest, but not
+        checked."""
         for index, traitor in enumerate(self.best.traitors):
 
             def replaced(

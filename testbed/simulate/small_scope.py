@@ -1,8 +1,8 @@
-"""The trick `small-scope`: few messages, changed by little (ByzzFuzz, OOPSLA 2023).
+"""The trick `small-scope`: few messages with small changes (ByzzFuzz, OOPSLA 2023).
 
 A traitor follows the protocol except in a few of its rounds. In such a round it leaves a message
-out, or moves a number in it by one, or gives it the digest of its previous message; for some
-receivers only. All its messages are properly signed. A round is a kind of message and the number of
+out, changes a number in it by one, or gives it the digest of its previous message, but only for
+some receivers. All its messages are properly signed. A round is a kind of message and the number of
 such messages sent so far.
 """
 
@@ -33,7 +33,7 @@ __all__ = ["SmallScope"]
 
 _KINDS: tuple[type, ...] = (PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView)
 _FAULTS_MAX = 6
-_ROUNDS = 30  # of each kind, in which faults are drawn
+_ROUNDS = 30  # rounds of each kind in which faults are drawn
 _CHANGES = ("omit", "seq+1", "seq-1", "view+1", "view-1", "digest")
 
 
@@ -54,7 +54,7 @@ class SmallScope:
         self._others = others
         self._acted = acted
         self._sent: Counter[type] = Counter()
-        self._digest = bytes(32)  # of its vote before
+        self._digest = bytes(32)  # of its previous vote
         self._faults = {
             (random.choice(_KINDS), random.randrange(_ROUNDS)): (
                 random.choice(_CHANGES),
@@ -91,7 +91,7 @@ class SmallScope:
 
 
 def _changed(message: ReplicaMessage, change: str, before: bytes) -> ReplicaMessage | None:
-    """None if it is left out: also where it has no such field."""
+    """The changed message; None if it is left out, also if it has no such field."""
     if change == "digest":
         return msgspec.structs.replace(message, digest=before) if _has(message, "digest") else None
     field = change[:-2]

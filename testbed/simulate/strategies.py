@@ -1,12 +1,13 @@
-"""Exploration strategies: how the network is disturbed, instead of at random.
+"""Exploration strategies: they disturb the network by a plan instead of at random.
 
-Each takes the scenario that `draw` made, keeps its load, crashes and disks, and puts its own
-schedule in place of the passing network faults (those for good stay). It is drawn before the run.
+Each takes the scenario that `draw` made and keeps its load, crashes and disks. It replaces the
+temporary network faults by its own schedule; permanent ones stay. The schedule is drawn before the
+run.
 
 - `pct` (Burckhardt et al., ASPLOS 2010): links have random priorities, which fall at d moments.
 - `twins` (Bano et al., OPODIS 2021): f replicas run twice; every round has another partition.
-- `byzzfuzz` (Winter et al., OOPSLA 2023): few rounds are cut, and f replicas change few messages by
-  little (`small_scope`).
+- `byzzfuzz` (Winter et al., OOPSLA 2023): few rounds are cut, and f replicas make small changes to
+  few messages (`small_scope`).
 
 `attacks.ATTACKS` has further strategies: those of an attacker who knows the protocol.
 """
@@ -23,8 +24,8 @@ from testbed.simulate.scenario import NETWORK_KINDS, Event, EventKind, Scenario,
 
 __all__ = ["STRATEGIES"]
 
-_CHANGES_MAX = 5  # of priorities: the depth of the bugs that are looked for
-_CLASSES_US = (0, 20_000, 150_000, 900_000)  # what links of each priority are late by
+_CHANGES_MAX = 5  # changes of priorities: the depth of the bugs to find
+_CLASSES_US = (0, 20_000, 150_000, 900_000)  # delay of the links of each priority
 _ROUND_US = (20_000, 60_000)  # one phase of the protocol over simulated links
 _CUT_ROUNDS_MAX = 6
 
@@ -49,13 +50,14 @@ def _pct(dice: Random, scenario: Scenario) -> Scenario:
                         amount=late_us,
                     )
                 )
-        lowered = dice.randrange(scenario.machines)  # all that one replica says comes last
+        lowered = dice.randrange(scenario.machines)  # everything from one replica comes last
         ranks = {link: rank + len(links) * (link[0] == lowered) for link, rank in ranks.items()}
     return _disturbed(scenario, events)
 
 
 def _class(rank: int, count: int) -> int:
-    """Half of the links are on time; the lower, the later."""
+    """The delay class of a link. Half of the links are on time; a higher rank gives a higher
+    class."""
     return min(max(2 * rank // count, 0), len(_CLASSES_US) - 1)
 
 
@@ -92,7 +94,7 @@ def _links(scenario: Scenario) -> list[tuple[int, int]]:
 
 
 def _partition(dice: Random, scenario: Scenario) -> Links:
-    """Into two or three groups."""
+    """A partition into two or three groups."""
     group = [dice.randrange(dice.choice((2, 3))) for _ in range(scenario.machines)]
     return tuple((a, b) for a, b in _links(scenario) if group[a] != group[b])
 
@@ -102,7 +104,8 @@ def _cut(at_us: int, stop_us: int, links: Links) -> Event:
 
 
 def _betrayed(dice: Random, scenario: Scenario, trick: str) -> Scenario:
-    """Its traitors play this trick besides; if it has none, and nobody is to be lost, f do."""
+    """Adds this trick to the scenario's traitors. If it has none, and no replica will be lost, f
+    replicas become traitors."""
     traitors = tuple(
         Traitor(each.replica, tuple(sorted({*each.tricks, trick}))) for each in scenario.traitors
     )

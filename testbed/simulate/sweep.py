@@ -1,7 +1,7 @@
 """Many seeds over many cores, through the standard `concurrent.futures.Executor` alone.
 
-A process pool on this machine, or a Dask cluster's executor (`Client(...).get_executor()`): this
-module cannot tell them apart.
+The executor is a process pool on this machine, or that of a Dask cluster
+(`Client(...).get_executor()`); this module treats them alike.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ __all__ = ["open_executor", "sweep"]
 
 SEEDS_PER_TASK = 4
 TASKS_WAITING_MAX = 64
-_ADDRESS = re.compile(r"([a-z]+://)?[^/\s]+:[0-9]+")  # of a scheduler
-_GC_OBJECTS = 50_000  # new ones between two looks for garbage; Python's own is 700
+_ADDRESS = re.compile(r"([a-z]+://)?[^/\s]+:[0-9]+")  # wait for a scheduler
+_GC_OBJECTS = 50_000  # new objects between two garbage collections; Python's default is 700
 
 
 def run_seeds(options: Options, seeds: tuple[int, ...]) -> list[Outcome]:
@@ -48,8 +48,8 @@ def sweep(
     advance: Callable[[Summary], None] = lambda summary: None,
     failures_max: int | None = None,
 ) -> Summary:
-    """Runs every seed. Stops early once `failures_max` runs failed, or at Ctrl-C; then nothing that
-    was run is lost (`Summary.resume_at`). `advance` is called after each batch of seeds.
+    """Runs every seed. Stops early when `failures_max` runs have failed, or at Ctrl-C; then all
+    completed runs are kept (`Summary.resume_at`). `advance` is called after each batch of seeds.
 
     Raises LabFault if a worker dies, naming the seeds that were being run.
     """
@@ -83,13 +83,14 @@ def sweep(
 
 @contextmanager
 def _naming(*tasks: tuple[int, ...]) -> Iterator[None]:
-    """A run catches what the product raises, so what is raised here comes from the executor."""
+    """Turns errors of the executor into a LabFault that names the seeds. (A run itself catches what
+    the product raises.)"""
     try:
         yield
     except Exception as error:
         first, last = min(task[0] for task in tasks), max(task[-1] for task in tasks)
         raise LabFault(
-            f"a worker died with seeds {first} to {last} in hand ({type(error).__name__}: {error});"
+            f"a worker died while it ran seeds {first} to {last} ({type(error).__name__}: {error});"
             f" go on with --from {first}, or find the seed with --jobs 1"
         ) from error
 
@@ -101,9 +102,9 @@ def _tasks(seeds: Iterable[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _prepare_worker() -> None:
-    """Ctrl-C reaches the whole process group: a worker that is interrupted while it holds the
-    pool's queue would leave the parent waiting for ever."""
-    # A run keeps most of what it makes until it ends: looking for garbage seldom is enough.
+    """Makes a worker ignore Ctrl-C, which reaches the whole process group. If a worker were
+    interrupted while it holds the pool's queue, the parent would wait for ever."""
+    # A run keeps most of its objects until it ends, so rare garbage collection is enough.
     gc.freeze()
     gc.set_threshold(_GC_OBJECTS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -125,7 +126,7 @@ def open_executor(
     if not _ADDRESS.fullmatch(cluster):
         raise ConfigurationError(f"--cluster {cluster}: not an address; use tcp://HOST:8786")
     try:
-        # An optional extra: imported only where it is wanted.
+        # An optional extra, imported only if it is wanted.
         from distributed import Client  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError(
@@ -142,11 +143,12 @@ def open_executor(
 
 
 def _check_workers(client: Client, cluster: str) -> None:
-    """Traces are comparable within one version of the code and of Python only."""
+    """Checks the workers' versions. Traces are comparable only within one version of the code and
+    of Python."""
     ours = _version()
     try:
         found = client.run(_version)
-    except Exception as error:  # whatever a worker raised, most likely that it has no testbed
+    except Exception as error:  # anything from a worker, most likely that it has no testbed
         raise ConfigurationError(
             f"the workers of {cluster} cannot run this testbed: {error}; install it there"
         ) from error
@@ -161,8 +163,8 @@ def _check_workers(client: Client, cluster: str) -> None:
 
 
 def _version() -> str:
-    """A version of what decides how a seed, or a point of `testbed.model`, runs: Python, msgspec
-    and every source file."""
+    """A version of all that decides how a seed, or a point of `testbed.model`, runs: Python,
+    msgspec and every source file."""
     source = hashlib.sha256()
     root = Path(__file__).resolve().parents[2]
     for folder in ("chain", "nodes", "testbed/simulate", "testbed/model"):

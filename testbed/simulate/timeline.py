@@ -1,4 +1,5 @@
-"""Virtual time: actions run in order of time, actions of one time in the order of their calls."""
+"""Virtual time: actions run in the order of time. Actions with equal times run in the order in
+which they were added."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ class Timeline:
         self._asked = 0
 
     def after(self, delay_us: int, action: Callable[..., None], *arguments: Any) -> None:
-        """Calls `action(*arguments)` once `delay_us` has passed."""
+        """Calls `action(*arguments)` when `delay_us` has passed."""
         self._asked += 1
         heapq.heappush(self._heap, (self.now_us + delay_us, self._asked, action, arguments))
 

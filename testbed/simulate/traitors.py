@@ -1,15 +1,15 @@
 """The Byzantine replicas of a run: which replica plays which tricks.
 
 Most tricks are those of `nodes.byzantine.config.Trick`, played by the wrapper of real processes.
-Here is who plays them (of `conspire` too: f+1 conspirators fork the chain, fewer must not), and
-what needs more than one process or sees more than effects:
+This module decides who plays them (with `conspire`, f+1 conspirators fork the chain; fewer must
+not). It also has the tricks that need more than one process, or see more than effects:
 
 - `twins`: two whole replicas with one key, each heard by a part of the others.
 - `false-seal`: replies to gateways with blocks that do not exist.
-- `hoard`: keeps every batch and COMMIT to itself, and so is the only one that knows what a power
-  cut took from all the others. Only the profile `power` draws it.
-- `small-scope`: few messages, changed by little. Only the strategy `byzzfuzz` draws it.
-- `slow-primary`: `delay` of proposals only, by 9/10 of the timeout as it stands.
+- `hoard`: sends no batch and no COMMIT, so after a power cut only this replica knows what all
+  others have lost. Only the profile `power` draws it.
+- `small-scope`: makes small changes to few messages. Only the strategy `byzzfuzz` draws it.
+- `slow-primary`: `delay` of proposals only, by 9/10 of the current timeout.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = ["APART", "TRICKS", "Cast"]
 
 _SIMULATED = ("false-seal", "hoard", "slow-primary", "small-scope", "twins")
 TRICKS: tuple[str, ...] = (*Trick, *_SIMULATED)
-# Only profiles and strategies of their own draw these.
+# Only special profiles and strategies draw these.
 APART = ("dribble", "hoard", "late-equivocation", "slow-primary", "small-scope")
 
 
 class Cast:
-    """Says how each replica misbehaves. `acts` counts acts by trick."""
+    """Knows how each replica misbehaves. `acts` counts acts by trick."""
 
     def __init__(self, scenario: Scenario, random: Random) -> None:
         self._random = random
@@ -166,7 +166,8 @@ def _is_proposal(signed: Signed) -> bool:
 
 
 def _gives_away(effect: Effect) -> bool:
-    """Whether others learn from it what is in an old batch, or that one is prepared."""
+    """Whether others learn from this effect the content of an old batch, or that a batch is
+    prepared."""
     match effect:
         case SendBatch():
             return True

@@ -1,7 +1,7 @@
 """A run as people read it: one line per fault, message, block and reply.
 
 Only replays make it, because it slows a run down. Lines beyond `LINES_MAX` are dropped from the
-middle: causes stand at the start and the break at the end.
+middle, because causes are at the start and the break is at the end.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def describe(frame: bytes) -> str:
 
 
 class Transcript:
-    """Collects lines; `world` calls it when one is wanted."""
+    """Collects lines. `world` calls it if a transcript is wanted."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._first: list[str] = []

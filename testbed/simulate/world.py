@@ -49,8 +49,8 @@ from testbed.simulate.transcript import Transcript
 
 __all__ = ["Hardware", "run"]
 
-STEPS_MAX = 400_000  # a run that takes more is livelocked
-_LOOK_STEPS = 64  # how often the end is looked for
+STEPS_MAX = 400_000  # a run with more steps is livelocked
+_LOOK_STEPS = 64  # how often the run checks whether it is over
 _MEASURE_STEPS = 2048  # how often memory is measured
 
 
@@ -59,15 +59,15 @@ def run(
     transcript: Transcript | None = None,
     hardware: Hardware | None = None,
 ) -> Outcome:
-    """Runs to the end or to the first property that breaks. With `hardware` the run is there to be
-    timed: it may take any number of steps, and memory is not measured."""
+    """Runs to the end or to the first property that breaks. With `hardware` the run is timed: it
+    may take any number of steps, and memory is not measured."""
     world = _World(scenario, transcript, hardware)
     finding: Finding | None = None
     try:
         world.play()
     except BrokenError as broken:
         finding = broken.finding
-    except Exception as error:  # the product raised: that is a finding, whatever it is
+    except Exception as error:  # whatever the product raises is a finding
         at = _where(error)
         text = f"{type(error).__name__}: {error} ({at})"
         finding = Finding("no-crash", world.timeline.now_us, text)
@@ -85,8 +85,8 @@ def _where(error: BaseException) -> str:
 
 
 class Hardware(NamedTuple):
-    """`machine` makes each machine from the arguments of `Machine`; `delay_us` draws what a healthy
-    link takes."""
+    """`machine` makes each machine from the arguments of `Machine`; `delay_us` draws the delay of a
+    healthy link."""
 
     machine: Callable[..., Machine]
     delay_us: Callable[[Random], int]
@@ -112,7 +112,7 @@ class _World:
         self._accusations: Counter[str] = Counter()
         self._states: set[str] = set()
         self._views = 0
-        self._grew_us = 0  # when a gateway held a new block final
+        self._grew_us = 0  # when a gateway last had a new final block
         self._requests = 0
         self._network = Network(self.timeline, self._random, self._deliver, self._hardware.delay_us)
         self._signatures = REAL if scenario.es256 else CHEAP
@@ -127,7 +127,7 @@ class _World:
     # --- setting up ------------------------------------------------------------------------------
 
     def _make_genesis(self) -> None:
-        # Devices need the network id, which is a hash over their vouchers: tokens come first.
+        # Tokens come first: devices need the network id, which is a hash over their vouchers.
         grants = tuple(Device.grant_of(d, self._signatures) for d in range(self._scenario.devices))
         admin = self._signatures.signer("administrator")
         size, accepts = self._scenario.group or (None, None)
@@ -190,7 +190,8 @@ class _World:
         )
 
     def _time_us_max(self) -> int:
-        """No honest backup accepts a time that is further ahead of its own clock."""
+        """The latest time that a block may have now: no honest backup accepts a time that is
+        further ahead of its own clock."""
         ahead_us = self._scenario.consensus.precision_us + max(self._scenario.skews_us)
         return EPOCH_US + self.timeline.now_us + ahead_us
 
@@ -240,7 +241,7 @@ class _World:
     # --- playing ---------------------------------------------------------------------------------
 
     def play(self) -> None:
-        """Until every request is final everywhere it must be. Raises BrokenError."""
+        """Runs until every request is final everywhere where it must be. Raises BrokenError."""
         scenario, timeline = self._scenario, self.timeline
         for event in scenario.events:
             timeline.at(event.at_us, self._begin, event)
@@ -356,7 +357,8 @@ class _World:
         return [machine for machine in self._machines if machine.me in replicas]
 
     def _order(self, event: Event) -> None:
-        """The administrator's business. The process of an added replica starts when it likes."""
+        """Gives the administrator an order. The process of an added replica starts by the
+        scenario's own time."""
         assert self._administrator is not None
         (whom,) = event.nodes
         self._administrator.order(event.kind.value, whom)
