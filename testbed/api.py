@@ -9,7 +9,7 @@
     result = run_campaign("quick-start", seed=7)
     result.verdict, result.table("results")               # a Parquet file: pandas reads it
 
-Everything else of the package may change from version to version; what `__all__` names here stays.
+The names in `__all__` here stay. Everything else in the package may change from version to version.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from testbed.systems.known import find_system
 __all__ = ["CampaignResult", "Device", "RunningTestbed", "Seen", "run_campaign", "running_testbed"]
 
 T = TypeVar("T")
-LASTS = "10m"  # of an injection: until its `with` block is left, and so long at most
+LASTS = "10m"  # of an injection: it lasts until its `with` block ends, but at most so long
 SEEN_S_MAX = 60.0
 WHOLE_S_MAX = 30.0
 Say = Callable[[str], None]
@@ -100,7 +100,7 @@ class CampaignResult:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """From a bundle's directory; what is derived in it is made again from the raw files."""
+        """Reads a bundle's directory. Makes the derived files again from the raw files."""
         bundle = Bundle(Path(path))
         return cls(bundle.path, rebuild(bundle))
 
@@ -139,28 +139,29 @@ class RunningTestbed:
         return self._watch.primary().name
 
     def events(self, process: str) -> list[dict[str, Any]]:
-        """The newest events of a process, as it logged them (the last few thousand)."""
+        """The newest events of a process (a few thousand), as it logged them."""
         if process not in self._watch.nodes:
             there = ", ".join(self._watch.nodes)
             raise ConfigurationError(f"no process {process}; there are: {there}")
         return list(self._watch.nodes[process].events)
 
     def wait_for(self, condition: Callable[[], bool], within: str = "30s") -> None:
-        """Until it is true: looked at whenever a process logs something. Raises TimeoutError."""
+        """Wait until it is true. It is tested whenever a process logs something. Raises
+        TimeoutError."""
         if not self._watch.wait_for(condition, duration_ms(within) / 1000):
             raise TimeoutError(f"not true within {within}")
 
     # --- faults and processes --------------------------------------------------------------
 
     def kill(self, process: str) -> None:
-        """`kill -9`; its supervisor starts it again."""
-        from signal import Signals  # noqa: PLC0415 - one word
+        """Kill a process with `kill -9`. Its supervisor starts it again."""
+        from signal import Signals  # noqa: PLC0415 - only needed here
 
         node = self._deployment.node(process)
         self._deployment.host(node).signal(node.unit, Signals.SIGKILL)
 
     def restart(self, process: str) -> None:
-        """End it and start it again; returns when it serves."""
+        """End a process and start it again. Returns when it serves."""
         self._deployment.restart(self._deployment.node(process))
 
     @contextmanager
@@ -168,8 +169,8 @@ class RunningTestbed:
         """A fault of `testbed campaign kinds` for the length of a `with` block.
 
         Parameters as in a campaign file; `from`, `with` and `for` take a trailing underscore. Gives
-        what was seen of it. Raises ConfigurationError, and LabFault if it was not seen to take
-        effect or the target was not whole again afterwards.
+        what was seen of it. Raises ConfigurationError. Raises LabFault if the fault was not seen to
+        take effect, or if the target did not recover.
         """
         event = self._event(kind, parameters)
         mechanism = kinds()[kind].mechanism(event.mechanism)
@@ -189,10 +190,11 @@ class RunningTestbed:
             injection.heal()
             injection.close()
         if not injection.verify(WHOLE_S_MAX):
-            raise LabFault(f"{kind}: the target was not whole again within {WHOLE_S_MAX:g} s")
+            raise LabFault(f"{kind}: the target did not recover within {WHOLE_S_MAX:g} s")
 
     def _event(self, kind: str, parameters: dict[str, Any]) -> ScheduledEvent:
-        """By way of a campaign of one fault: so parameters are checked as in a file."""
+        """Makes the event by a campaign with one fault, so that parameters are checked as in a
+        file."""
         known = kinds().get(kind)
         if known is None or known.category == "attack":
             raise ConfigurationError(f"{kind} is no fault; `testbed campaign kinds` lists them")
@@ -247,7 +249,7 @@ class RunningTestbed:
         return self._operate(read)
 
     def revoke(self, device: str, reason: str = "revoked") -> None:
-        """For ever. Returns when the ledger has it."""
+        """Revoke a device for ever. Returns when the ledger has it."""
 
         async def work(operator: Operator) -> None:
             await operator.revoke(operator.find(device)[1], reason)
@@ -270,7 +272,7 @@ class RunningTestbed:
         return asyncio.run(operate())
 
     def collect(self, out: str | Path = RUNS_DIR) -> CampaignResult:
-        """A result bundle of the lab as it is now; it goes on."""
+        """A result bundle of the lab as it is now. The lab continues."""
         bundle = collect_running(self._running, Path(out), self._say, self._deployment)
         return CampaignResult.read(bundle.path)
 
@@ -323,8 +325,8 @@ def run_campaign(
     system: SystemName = "chain",
     out: str | Path = RUNS_DIR,
 ) -> CampaignResult:
-    """As `testbed run`: a shipped campaign by name, or a file. Raises ConfigurationError, LabFault;
-    what was collected until then is in the bundle."""
+    """Runs a campaign as `testbed run` does: a shipped one by name, or a file. Raises
+    ConfigurationError and LabFault; then the bundle has what was collected before."""
     file = None if inventory is None else Path(inventory)
     lab, path = load_lab(file), find_campaign(str(campaign))
     schedule = expand(load_campaign(path), lab, seed, find_system(system))

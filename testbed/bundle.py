@@ -1,4 +1,4 @@
-"""The result bundle of a campaign of one or more runs: where each file stands.
+"""The result bundle of a campaign of one or more runs: the place of each file.
 
     runs/<utc>-<campaign>-<hash>/
       manifest.json   what ran, from which commit, where; the state of each run (`manifest`)
@@ -39,10 +39,10 @@ __all__ = ["LIVE", "LOCK", "RUNS_DIR", "Bundle", "Folder", "RunFolder", "find_bu
 
 RUNS_DIR = Path("runs")
 LOCK = ".lock"  # at the top of a bundle that is being written
-LIVE = "live.json"  # there too: how it stands (`testbed.campaign.live`)
+LIVE = "live.json"  # there too: the state of the run (`testbed.campaign.live`)
 LEDGER_BYTES_MAX = 64 * 2**30  # of one replica's database
 FILE_BYTES_MAX = 2**30  # of any other file
-_REPORT = "report.html"  # of all derived files it is written last
+_REPORT = "report.html"  # the last of all derived files
 
 
 class Folder:
@@ -53,14 +53,14 @@ class Folder:
 
     @property
     def is_derived(self) -> bool:
-        """Whether everything that `testbed report` makes here is there."""
+        """Whether `testbed report` has made all its files here."""
         return (self.path / _REPORT).exists()
 
     def clear(self) -> None:
-        """Removes what a report made here before: not all of it may be made again."""
+        """Removes the files of an earlier report, because a new report may not make all of them."""
         for name in ("derived", "plots"):
             directory = self.path / name
-            if directory.is_symlink():  # of a bundle that somebody sent: not followed
+            if directory.is_symlink():  # a link in a bundle from a stranger is not followed
                 directory.unlink()
             for path in directory.glob("*"):
                 if path.is_symlink() or not path.is_dir():
@@ -76,7 +76,7 @@ class Folder:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
-        part.unlink(missing_ok=True)  # a link of a bundle that somebody sent is not followed
+        part.unlink(missing_ok=True)  # a link in a bundle from a stranger is not followed
         part.write_bytes(data.encode() if isinstance(data, str) else data)
         part.replace(path)
         return path
@@ -122,7 +122,7 @@ class RunFolder(Folder):
 
     @property
     def name(self) -> str:
-        """As a user may type it below runs/."""
+        """The name that a user may type, relative to runs/."""
         return f"{self.bundle.name}/{self.entry.path}"
 
     @property
@@ -136,7 +136,7 @@ class RunFolder(Folder):
 
     @property
     def was_collected(self) -> bool:
-        """Whether it failed after it had left something that can be read."""
+        """Whether a failed run has left files that can be read."""
         return self.entry.state == "failed" and (self.path / "genesis.json").exists()
 
     def prepare(self) -> None:
@@ -198,7 +198,7 @@ class Bundle(Folder):
         return tuple(RunFolder(self, entry) for entry in self.manifest.runs)
 
     def altered(self, manifest: Manifest) -> tuple[str, ...]:
-        """The inputs that are not what the manifest says was run: edited, or of another bundle."""
+        """The inputs that differ from the manifest: edited, or from another bundle."""
         return tuple(
             name
             for name, digest in manifest.inputs.items()
@@ -217,7 +217,7 @@ class Bundle(Folder):
         return entry
 
     def set_aside(self, entry: RunEntry, reason: str) -> None:
-        """Move what an incomplete run left to `attempts/`: it is kept, and is in no figure.
+        """Move what an incomplete run left to `attempts/`. It is kept, but no figure uses it.
 
         An earlier call may have been killed between the move and the change of the manifest. Then
         this call ends its work.
@@ -228,12 +228,12 @@ class Bundle(Folder):
             kept = self.path / "attempts" / f"{run.path.name}-{number}"
             if not (run.path.exists() and kept.exists()):
                 break
-            number += 1  # not ours: somebody else put it there
+            number += 1  # not ours: somebody else made it
         if run.path.exists():
             kept.parent.mkdir(exist_ok=True)
             run.path.rename(kept)
         elif not kept.exists():
-            return  # it ended before it had written anything
+            return  # it ended before it wrote anything
         attempt = Attempt(
             path=str(kept.relative_to(self.path)), reason=reason, started=entry.started
         )
@@ -326,9 +326,9 @@ def find_run(text: str) -> RunFolder:
 
 
 def _plain(bundle: Bundle) -> Bundle:
-    """Raises ConfigurationError unless all below it is files and directories, and no file is huge.
-    Somebody who sends a bundle must not choose, by a link, what else is read and written here, nor
-    fill memory and disk with the zeros of a sparse file."""
+    """Raises ConfigurationError unless everything below it is a file or a directory, and no file is
+    huge. A bundle from a stranger must not make us read or write other files by a link, nor fill
+    memory and disk with the zeros of a sparse file."""
     for folder, names, files in os.walk(bundle.path):
         for name in (*names, *files):
             path = Path(folder, name)
@@ -342,7 +342,7 @@ def _plain(bundle: Bundle) -> Bundle:
 
 
 def _opened(path: Path) -> IO[str]:
-    """To append, or to make it; raises ConfigurationError if a link is in its place."""
+    """Opens a file to append, or makes it. Raises ConfigurationError if a link is in its place."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     except OSError as error:

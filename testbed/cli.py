@@ -1,7 +1,7 @@
 """The command line `testbed`: finds a command, runs it, turns errors into messages and exit codes.
 
-Each command is one module of `testbed/commands/` with a Typer `app`, and one line of `COMMANDS`.
-It is imported when it is called, not before: `testbed --help` imports none of them.
+Each command is one module of `testbed/commands/` with a Typer `app`, and one line of `COMMANDS`. It
+is imported only when it is called: `testbed --help` imports none of them.
 
 Exit codes: 0 passed, 1 a property failed (a command raises `typer.Exit(1)`), 2 usage or
 configuration, 3 infrastructure, 4 partial, 5 locked, 6 restore incomplete, 130 interrupted.
@@ -117,7 +117,7 @@ class _LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
             app: typer.Typer = importlib.import_module(f"testbed.commands.{COMMANDS[name][0]}").app
-            app.rich_markup_mode = None  # plain help: starts in half the time, and pipes well
+            app.rich_markup_mode = None  # plain help starts in half the time, and works in pipes
             command = typer.main.get_command(app)
             command.name = name
             for sub in getattr(command, "commands", {}).values():
@@ -126,7 +126,8 @@ class _LazyGroup(TyperGroup):
 
 
 def _first_sentence(text: str) -> str:
-    """For lists of commands, whole: Typer would cut it off at the end of the line."""
+    """The whole first sentence, for lists of commands. Typer would cut it off at the end of the
+    line."""
     return re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0]
 
 
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code and lets no exception out."""
     args = list(sys.argv[1:] if arguments is None else arguments)
     _end_cleanly_on_signals()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the terminal can show
+    if isinstance(sys.stdout, io.TextIOWrapper):  # any terminal can show these
         sys.stdout.reconfigure(errors="replace")
     with guarded():
         return _main(args)
@@ -191,13 +192,13 @@ def _end_cleanly_on_signals() -> None:
 def _printed_as_json(report: dict[str, Any]) -> bool:
     try:
         typer.echo(json.dumps(report))
-    except OSError:  # a file on a full disk: only stderr is left
+    except OSError:  # stdout is a file on a full disk, so only stderr is left
         return False
     return True
 
 
 def _disk_full(error: BaseException) -> BaseException | None:
-    """What a full disk made of it: the error itself, one of a group, or what it came from."""
+    """The error of a full disk in this error: itself, one of a group, or its cause."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return error
     if isinstance(error, sqlite3.Error) and _primary_code(error) == sqlite3.SQLITE_FULL:
@@ -225,9 +226,9 @@ def _judge(error: Exception) -> tuple[int, dict[str, Any]]:
         text = error.format_message()
         context: Any = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "testbed"
-        helps = text.startswith("Usage: ")  # called without arguments: the message is the help
+        helps = text.startswith("Usage: ")  # called without arguments: the message is the help text
         return _USAGE, {"message": text if helps else f"{text}\nsee {path} --help"}
-    # Only now: a mistake in a file is the one error here whose type is slow to import.
+    # Imported only now, because the type of this error is slow to import.
     from inventory.load import InvalidFile  # noqa: PLC0415
 
     if isinstance(error, InvalidFile):

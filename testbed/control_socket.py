@@ -1,7 +1,7 @@
 """Orders to a process that keeps a lab: one line there, one line back, over its own Unix socket.
 
-Asking writes no file: it works while the disk is full. What orders and answers say is in
-`testbed.standing.control` and `testbed.emulate.control`.
+Asking writes no file, so it works while the disk is full. `testbed.standing.control` and
+`testbed.emulate.control` define orders and answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ __all__ = ["ask_socket", "obeying"]
 LINE_BYTES_MAX = 4 * 1024 * 1024
 ANSWER_S_MAX = 60.0
 WAITING_MAX = 128
-"""Connections that wait while the process is busy: a campaign shapes many links at once."""
+"""Connections that may wait while the process is busy. It must be many, because a campaign shapes
+many links at once."""
 _PATH_BYTES_MAX = 100  # of a socket's name, on every system
 
 
@@ -60,7 +61,7 @@ def obeying(path: Path, obey: Callable[[bytes], bytes]) -> Iterator[None]:
 
 @contextmanager
 def _short(path: Path) -> Iterator[str]:
-    """A name of the socket that is short enough, wherever its directory is."""
+    """A name of the socket that is short enough, even if its directory has a long name."""
     if len(os.fsencode(path)) <= _PATH_BYTES_MAX:
         yield str(path)
         return

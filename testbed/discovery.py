@@ -1,6 +1,6 @@
 """Asks the hosts what an inventory should say of them: host keys, hardware serials, boards.
 
-Host keys are shown and never accepted unseen: a person trusts one with `testbed inventory trust`.
+Host keys are only shown. A person accepts one with `testbed inventory trust`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Discovered:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A host's key as it shows it now. `known`: the fingerprint trusted so far, or ""."""
+    """The key that a host shows now. `known`: the fingerprint that is trusted so far, or ""."""
 
     addr: str
     port: int
@@ -94,7 +94,7 @@ def suggestion(lab: Lab, found: Mapping[str, Discovered]) -> str:
 
 
 def _match(port: SerialPort, ports: Sequence[SerialPort]) -> str:
-    """What tells a port from all others of its host: many boards are sold with equal serials."""
+    """A `match` that fits only this port of its host: many boards are sold with equal serials."""
     alike = [other for other in ports if other.usb_serial == port.usb_serial]
     if port.usb_serial and len(alike) == 1:
         return f'usb_serial: "{port.usb_serial}"'
@@ -102,7 +102,7 @@ def _match(port: SerialPort, ports: Sequence[SerialPort]) -> str:
 
 
 def offer(lab: Lab, name: str) -> Offer:
-    """Ask a host for its key, without logging in there; a jump host must be trusted already."""
+    """Ask a host for its key without logging in. A jump host must be trusted already."""
     if name not in lab.hosts or lab.hosts[name].connection != "ssh":
         have = ", ".join(n for n, h in lab.hosts.items() if h.connection == "ssh") or "none"
         raise ConfigurationError(f"{name} is no ssh host of this inventory; there are: {have}")
@@ -119,5 +119,5 @@ def offer(lab: Lab, name: str) -> Offer:
 
 
 def trust_offer(shown: Offer) -> None:
-    """Write this very key, which a person has seen, as the host's only one."""
+    """Write exactly this key, which a person has seen, as the host's only one."""
     trust(shown.known_hosts, shown.addr, shown.port, shown.key)

@@ -1,9 +1,10 @@
-"""Is the lab fit for a run? What every host says of itself, judged against the inventory.
+"""Judges whether a lab is fit for a run: compares what every host says of itself with the
+inventory.
 
-`examine` asks one host and changes nothing there, except that undos which a restart kept waiting go
-on (`testbed.care.dead_man`). `judge` (one host) and `compare` (all of them) are pure. Each finding
-says what was seen and, where something is wrong, what fixes it. Connecting proves the host key
-already. What is watched during a run: `testbed.care.host_watch`.
+`examine` asks one host. It changes nothing there, but wakes undos that wait since a restart
+(`testbed.care.dead_man`). `judge` (one host) and `compare` (all of them) are pure. Each finding
+says what was seen and, if something is wrong, what fixes it. Connecting proves the host key
+already. `testbed.care.host_watch` watches hosts during a run.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ _ONE_OF_A_KIND: tuple[tuple[str, str, Callable[[Condition], str]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """Everything that `judge` judges a host by. `lack`: why it is not ready for a run. `woken`:
-    undos that had waited for somebody to look."""
+    """Everything that `judge` needs to know of a host. `lack`: why it is not ready for a run.
+    `woken`: undos that had waited since a restart."""
 
     condition: Condition
     clock: ClockReading
@@ -97,8 +98,9 @@ class Examined:
 class Finding:
     """One check of one host or board.
 
-    `fix`: what fixes it. `on_host`: it is a command for the host; else it is for here, and NAMES
-    stands for all hosts or boards that it fixes. `for_run`: the host is sound, but not ready.
+    `fix`: what fixes it. `on_host`: the fix is a command for the host; otherwise it is for this
+    machine, and NAMES stands for all hosts or boards that it fixes. `for_run`: the host is in
+    order, but not ready.
     """
 
     check: str
@@ -145,12 +147,12 @@ def judge(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
     yield from _boards(lab, name, seen)
     for one in seen.woken:
         when = f"in {one.left_s} s" if one.left_s else "now"
-        says = f"a restart had kept {one.name} waiting; it happens {when}"
+        says = f"{one.name} waited since a restart; it runs {when}"
         yield Finding("undo", "warning", says, "testbed restore -i FILE --limit NAMES")
 
 
 def compare(lab: Lab, seen: Mapping[str, Examined]) -> dict[str, list[Finding]]:
-    """Findings by host that only a look at several hosts shows: copied cards, distant clocks."""
+    """Findings by host for which several hosts must be compared: copied cards, distant clocks."""
     found: dict[str, list[Finding]] = {name: [] for name in seen}
     for check, fix, of in _ONE_OF_A_KIND:
         owners: dict[str, list[str]] = {}
@@ -169,7 +171,7 @@ def compare(lab: Lab, seen: Mapping[str, Examined]) -> dict[str, list[Finding]]:
 def _identity(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
     wanted = lab.hosts[name].hw_serial
     if wanted is None:
-        says = f"the inventory does not say who it is; it is {seen.hw_serial or 'nameless'}"
+        says = f"the inventory does not identify it; it is {seen.hw_serial or 'nameless'}"
         fix = f'add hw_serial: "{seen.hw_serial}"' if seen.hw_serial else ""
         yield Finding("hardware", "warning" if fix else "ok", says, fix)
     elif wanted.lower() != seen.hw_serial.lower():

@@ -14,13 +14,13 @@ __all__ = [
 
 
 class TestbedError(Exception):
-    """A failure that the user can act on: the message names what, where and how to fix it."""
+    """A failure that the user can fix: the message says what is wrong, where, and how to fix it."""
 
     exit_code = 3
 
 
 class RefusedError(TestbedError):
-    """The system under test said no to what was asked: an admission, an order."""
+    """The system under test refused a request: an admission, an order."""
 
     exit_code = 1
 
@@ -32,7 +32,7 @@ class ConfigurationError(TestbedError):
 
 
 class LabFault(TestbedError):
-    """Hardware, network or a host failed; says nothing about the property under test."""
+    """Hardware, network or a host failed. This says nothing about the property under test."""
 
     exit_code = 3
 
@@ -50,6 +50,7 @@ class RestoreIncompleteError(TestbedError):
 
 
 def without_fixes(error: BaseException) -> str:
-    """What is the matter, for a file that others read: the ways out name addresses and logins."""
+    """The message without its fixes, for a file that others read: fixes name addresses and
+    logins."""
     lines = [line for line in str(error).splitlines() if not line.startswith("  fix: ")]
     return "\n".join(lines) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Does one piece of work on many hosts at once, and shows what becomes of each meanwhile.
+"""Does one piece of work on many hosts at once, and shows the progress of each.
 
 Every host is tried. The caller decides what a failure means. Elsewhere: the work itself
 (`testbed.provision`, `testbed.doctor`, `testbed.care.restore`, `testbed.care.lease`), the table and
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from testbed.errors import ConfigurationError, LabFault, TestbedError
 
-if TYPE_CHECKING:  # slow to import, and most work on hosts shows no table
+if TYPE_CHECKING:  # slow to import, and most commands show no table
     from rich.live import Live
     from rich.table import Table
 
@@ -45,7 +45,7 @@ H = TypeVar("H")
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """What became of one host. `error` is None if it went well; `value` is None otherwise.
+    """The result for one host. `error` is None if it went well; otherwise `value` is None.
 
     `steps_s`: the steps that the work reported, in order, and how long each took.
     """
@@ -112,7 +112,7 @@ class Progress:
             self._rows[host].steps.append((what, time.monotonic()))
 
     def end(self, host: str, result: str) -> tuple[float, tuple[tuple[str, float], ...]]:
-        """Seconds in all and of each step."""
+        """Note the end of a host. Returns the seconds in all and of each step."""
         with self._lock:
             row = self._rows[host]
             row.ended_s, row.result = time.monotonic(), result
@@ -144,9 +144,9 @@ def for_each(
     progress: Progress,
     describe: Callable[[T], str] = lambda _: "ok",
 ) -> list[Outcome[T]]:
-    """`work(host, step)` on every host in parallel; errors of the world become outcomes.
+    """Runs `work(host, step)` on every host in parallel. Errors of the world become outcomes.
 
-    Answers in the order of `hosts`. An error that is our bug is raised.
+    Returns in the order of `hosts`. An error that is our bug is raised.
     """
 
     def one(name: str) -> Outcome[T]:
@@ -168,14 +168,14 @@ def for_each(
         with progress:
             return list(pool.map(one, hosts))
     finally:
-        # Interrupted: no waiting for hosts; closing their connections ends what is under way.
+        # Interrupted: do not wait for hosts. Closing their connections ends the work.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def at_once(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """`work` on every item in parallel; what it answered, in their order.
+    """Runs `work` on every item in parallel. Returns its results in the order of the items.
 
-    All are tried. One failure is raised as it is, several as one error that tells each.
+    All are tried. A single failure is raised as it is, several as one error that names each.
     """
     todo = list(items)
     if not todo:
@@ -193,7 +193,7 @@ def at_once(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
 
 
 def problems(outcomes: Sequence[Outcome[T]]) -> list[str]:
-    """What failed; hosts that failed alike share one entry."""
+    """What failed. Hosts with the same failure share one entry."""
     alike: dict[str, list[str]] = {}
     for outcome in outcomes:
         if not outcome.ok:
@@ -211,7 +211,7 @@ def _named(host: str, problem: str) -> str:
 
 
 def exit_code(outcomes: Sequence[Outcome[T]]) -> int:
-    """0 all went well, 3 none did, 4 some did."""
+    """0: all went well. 3: none did. 4: some did."""
     failed = sum(not outcome.ok for outcome in outcomes)
     if failed == 0:
         return 0

@@ -1,6 +1,6 @@
-"""manifest.json of a bundle: what was to run, from what, and how far each run of it has come.
+"""manifest.json of a bundle: what was planned, from which inputs, and how far each run has come.
 
-Where files stand is in `bundle`. Whether a campaign may go on is decided in `campaign.resume`.
+`bundle` says where files are. `campaign.resume` decides whether a campaign may be continued.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Arm = Literal["baseline", "faults"]
 RunState = Literal["planned", "running", "done", "failed", "invalid"]
 Stage = Literal["loopback", "emulated", "lab", "simulation"]
 
-# What only reads results: it may change between the runs of a campaign.
+# Code that only reads results. It may change between the runs of a campaign.
 _READS_RESULTS = (
     "testbed/checks",
     "testbed/report",
@@ -51,7 +51,7 @@ _CODE = ("chain", "gateway", "inventory", "nodes", "testbed")
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt that did not become a run. Its files were moved to `path`; no figure has it."""
+    """An attempt that did not become a run. Its files were moved to `path`; no figure uses them."""
 
     path: str
     reason: str
@@ -62,8 +62,8 @@ class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One run of the schedule.
 
     planned: not begun. running: begun; if nobody holds the bundle's lock, the program was killed.
-    failed: the lab failed, or somebody interrupted the run. These three are not complete.
-    done: all phases passed, all files collected. invalid: complete, but nothing can be said of it.
+    failed: the lab failed, or somebody interrupted the run. These three are not complete. done: all
+    phases completed, all files collected. invalid: complete, but it cannot be judged.
     """
 
     index: int
@@ -77,7 +77,7 @@ class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def path(self) -> str:
-        """Where its files are, relative to the bundle."""
+        """The place of its files, relative to the bundle."""
         return f"run/{self.index:04}-{self.arm}"
 
     @property
@@ -89,8 +89,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """manifest.json. `campaign_file` and `inventory_file` as they were typed; None: packaged.
 
     The hashes are those of inputs/schedule.json, campaign.yaml and (redacted) inventory.yaml, and
-    of the code that runs. A stored schedule that was run again has no campaign.yaml (None).
-    `mark` says to its maker that the bundle is his (`origin`).
+    of the code that runs. A stored schedule that was run again has no campaign.yaml (None). With
+    `mark` its maker recognises the bundle (`origin`).
     """
 
     schema: Literal["testbed.manifest/2"] = SCHEMA
@@ -125,7 +125,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return {name: digest for name, digest in of_all.items() if digest}
 
     def with_run(self, entry: RunEntry) -> Manifest:
-        """The same with one entry replaced."""
+        """The manifest with one entry replaced."""
         runs = tuple(entry if each.index == entry.index else each for each in self.runs)
         return msgspec.structs.replace(self, runs=runs)
 

@@ -1,8 +1,9 @@
-"""Was a bundle made here, by this user? Then `resume` may run the inventory that it names.
+"""Decides whether a bundle was made here, by this user. Then `resume` may use the inventory that it
+names.
 
-An inventory holds commands (power) and addresses. The manifest of a bundle that somebody sent may
-name any file, also one that came with it, so what it names is used only with our mark: a keyed
-digest of what was run, commands of the inventory included, with a key that never leaves this
+An inventory has commands (power) and addresses. The manifest of a bundle from a stranger may name
+any file, even one that came with it. So the named file is used only if the bundle has our mark: a
+keyed digest of what was run, including commands of the inventory. The key never leaves this
 account.
 """
 
@@ -23,8 +24,8 @@ KEY_BYTES = 32
 
 
 def mark(manifest: Manifest) -> str:
-    """Of what `resume` takes from the manifest, of the moment when it was made, and of the whole
-    inventory file that it names: another file of that name is not ours."""
+    """The mark covers what `resume` takes from the manifest, the time when it was made, and the
+    whole inventory file that it names, so another file with that name does not fit."""
     name, inventory = manifest.inventory_file, b""
     if name is not None:
         with suppress(OSError):

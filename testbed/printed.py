@@ -1,8 +1,8 @@
-"""Commands of ours in messages, as the reader can type them.
+"""Writes our commands in messages as the reader can type them.
 
-Messages name commands as `testbed restore -i FILE`. Here these words become what was typed: the
-path of the program, the inventory in use, and sudo for what needs it. `testbed.cli` calls `using`
-once; whatever prints a message with a command in it calls `as_typed`.
+Messages name commands as `testbed restore -i FILE`. This module puts in the path of the program,
+the inventory in use, and sudo for commands that need it. `testbed.cli` calls `using` once. Code
+that prints a message with a command calls `as_typed`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _commands = re.compile("(?!)")
 
 
 def using(arguments: Sequence[str], commands: Iterable[str]) -> None:
-    """The command line in use, and which words are commands."""
+    """Sets the command line in use, and the names of commands."""
     global _inventory, _commands  # noqa: PLW0603 - one command line per process
     _inventory = None
     for option, value in pairwise(arguments):
@@ -35,7 +35,7 @@ def using(arguments: Sequence[str], commands: Iterable[str]) -> None:
 
 
 def program() -> str:
-    """This program as the reader starts it: `testbed` if the PATH finds it so."""
+    """This program as the reader starts it: `testbed` if it is on the PATH."""
     path = sys.argv[0]
     on_path = shutil.which("testbed")
     same = on_path is not None and Path(on_path).resolve() == Path(path).resolve()
@@ -43,7 +43,7 @@ def program() -> str:
 
 
 def as_typed(text: str) -> str:
-    """A message with its commands as they can be typed."""
+    """The message, with its commands as they can be typed."""
     sudo = "SUDO_USER" in os.environ
     named = "" if _inventory is None else f" -i {shlex.quote(_inventory)}"
 

@@ -1,6 +1,6 @@
 """Shapes of load as campaigns and benches offer them: constant, ramp, steps, bursts.
 
-What expands them into intended times is `nodes.device.sends`, which the devices run too.
+`nodes.device.sends`, which the devices run too, makes intended times from them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def ramp(span: Span, per_s: float, to_per_s: float) -> tuple[Segment, ...]:
 
 
 def steps(span: Span, per_s: float, to_per_s: float, count: int) -> tuple[Segment, ...]:
-    """Equally long, each by the same factor above the one before."""
+    """Steps of equal length, each higher than the one before by the same factor."""
     phase, start_ms, end_ms = span
     found: list[Segment] = []
     for number in range(count):
@@ -40,7 +40,7 @@ def steps(span: Span, per_s: float, to_per_s: float, count: int) -> tuple[Segmen
 def bursts(
     span: Span, per_s: float, burst_per_s: float, *, for_ms: int, every_ms: int
 ) -> tuple[Segment, ...]:
-    """`burst_per_s` for a while again and again, the first time at once; else `per_s`."""
+    """`burst_per_s` for a while, again and again, the first time at once; `per_s` in between."""
     phase, start_ms, end_ms = span
     found: list[Segment] = []
     for begin in range(start_ms, end_ms, every_ms):

@@ -1,7 +1,8 @@
 """Programs that run on hosts: shell and Python files, beside the module that uses them.
 
-Here: the argument lists that run such a file's text on a host; nothing is installed there for it.
-Ruff and mypy check the Python files, shellcheck the shell files (tests/testbed/test_programs.py).
+This module makes the argument lists that run such a file's text on a host. Nothing is installed
+there for that. Ruff and mypy check the Python files, shellcheck the shell files
+(tests/testbed/test_programs.py).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Collects from stored ledgers what proves a device's certificate to a stranger.
+"""Collects from stored ledgers the proof of a device's certificate for a stranger.
 
-Each replica's database holds that replica's own signature over each head; the proof wants f+1 of
-them, so it takes the databases of f+1 replicas. A checkpoint's stored votes do not serve: they sign
-a CHECKPOINT message, not the head. Every signature is verified before it goes into a proof, so a
-file that lies only does not help. The files of a proof are made in `chain.proofs.export`, the
-databases read with `nodes.replica.ledger_file`; `commands/ledger_proof` writes and prints.
+Each replica's database has that replica's own signature over each head. The proof needs f+1 of
+them, so it needs the databases of f+1 replicas. A checkpoint's stored votes cannot be used, because
+they sign a CHECKPOINT message and not the head. Every signature is verified before it goes into a
+proof, so a file that lies does no harm. `chain.proofs.export` makes the files of a proof,
+`nodes.replica.ledger_file` reads databases, `commands/ledger_proof` writes and prints.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["PREFIX_DIGITS_MIN", "Ledgers", "NotProvable", "Proven", "open_ledger
 PREFIX_DIGITS_MIN = 8
 _ID_DIGITS = 64
 _LISTED_MAX = 20
-# Only leaves with one of these can matter here; the many others are not decoded.
+# Only leaves with one of these matter here. The many others are not decoded.
 _MARKS = (b"not_after_us", b"-replica", b"revoke")
 
 
@@ -52,8 +52,8 @@ class NotProvable(TestbedError):
 
 
 class Proven(msgspec.Struct, frozen=True, kw_only=True):
-    """`files` by name, as `chain.proofs.export` makes them; `signers` are replica ids, of which
-    `needed` would do. `ended_height`: the certificate was revoked or renewed there."""
+    """`files` by name, as `chain.proofs.export` makes them; `signers` are replica ids; `needed` of
+    them are enough. `ended_height`: the certificate was revoked or renewed at this height."""
 
     statement: Statement
     height: int
@@ -64,7 +64,7 @@ class Proven(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Place(msgspec.Struct, frozen=True):
-    """A record and where it stands."""
+    """A record and its place."""
 
     height: int
     index: int
@@ -72,7 +72,7 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 class _Contents(NamedTuple):
-    """What one file says of certificates (issued, ended) and of changes of the membership."""
+    """The certificates (issued, ended) and the membership changes in one file."""
 
     issued: list[_Place]
     ended: list[_Place]
@@ -113,7 +113,8 @@ class Ledgers:
 
     def prove(self, node: bytes, carrier: bytes | None = None) -> Proven:
         """The proof of the newest certificate of `node`. `carrier` is its X.509 certificate (PEM),
-        if there is one; it shows possession where the record is not signed by the very key.
+        if there is one; it shows possession if the record is not signed with the certificate's own
+        key.
 
         Raises NotProvable.
         """
@@ -163,21 +164,21 @@ class Ledgers:
         )
 
     def _proof(self, place: _Place, file: LedgerFile, contents: _Contents) -> Proof:
-        """With a step for each change of the membership before."""
+        """The proof, with a step for each membership change before."""
         epoch = Head.decode(_block(file, place.height).head).epoch
         verifier = self._steps(epoch, file, contents)
         record = self._inclusion(place, file, verifier.membership)
         return Proof(record=record, epochs=tuple(verifier.steps))
 
     def _steps(self, epoch: int, file: LedgerFile, contents: _Contents) -> ProofVerifier:
-        """One that knows the membership changes up to this epoch."""
+        """A verifier that knows the membership changes up to this epoch."""
         verifier = ProofVerifier(self.genesis)
         for change in contents.changes[:epoch]:
             verifier.follow(self._inclusion(change, file, verifier.membership))
         return verifier
 
     def _inclusion(self, place: _Place, file: LedgerFile, membership: Membership) -> Inclusion:
-        """With every good signature that these files hold. Raises NotProvable."""
+        """The inclusion proof, with every valid signature in these files. Raises NotProvable."""
         block = _block(file, place.height)
         seals: dict[int, HeadSeal] = {}
         missing = []
@@ -214,12 +215,12 @@ class Ledgers:
         if stored.block.head != head:
             return "has another block of this height"
         if not self._scheme.verify(spki, head, stored.signature):
-            return "its signature does not hold"
+            return "its signature is not valid"
         return HeadSeal(file.replica, stored.signature)
 
     def _carried(self, carrier: bytes, node: bytes, file: LedgerFile, contents: _Contents) -> Proof:
-        """The proof that the device's X.509 certificate holds. The steps of many membership changes
-        are not in it (`ProofVerifier.complete`), so they are taken from the ledger."""
+        """The proof in the device's X.509 certificate. It lacks the steps of many membership
+        changes (`ProofVerifier.complete`), so they are taken from the ledger."""
         try:
             held = proof_of(x509.load_pem_x509_certificate(carrier))
             epoch = Head.decode(held.record.head).epoch
@@ -241,7 +242,7 @@ class Ledgers:
         return parent
 
     def _nodes(self) -> list[bytes]:
-        """Every device that some file says holds a certificate."""
+        """Every device with a certificate, from all files."""
         issued = (place for file in self._files for place in self._contents(file).issued)
         return list(dict.fromkeys(place.statement.node for place in issued))
 
@@ -255,7 +256,7 @@ class Ledgers:
 
 @contextmanager
 def open_ledgers(paths: Sequence[Path], genesis: Genesis | None = None) -> Iterator[Ledgers]:
-    """Opens databases for reading. Without a pinned `genesis` that of the first file is taken.
+    """Opens databases for reading. Without a pinned `genesis` the first file's genesis is taken.
 
     Files that cannot be read, or are of another network, are left out and listed. Raises
     ConfigurationError if none is left.
@@ -280,7 +281,7 @@ def open_ledgers(paths: Sequence[Path], genesis: Genesis | None = None) -> Itera
 
 
 def _contents(file: LedgerFile) -> _Contents:
-    """Reads up to the first damage: above it nothing can be relied on."""
+    """Reads up to the first damage, because nothing above it is reliable."""
     found = _Contents([], [], [])
     try:
         for height, stored in enumerate(file.blocks(), start=1):
@@ -288,7 +289,7 @@ def _contents(file: LedgerFile) -> _Contents:
                 if any(mark in record.leaf for mark in _MARKS):
                     _sort_in(_Place(height, index, decode_leaf(record.leaf)), found)
     except (Damaged, PeerFault):
-        pass  # `ledger verify` names it; what the proof needs is verified for itself
+        pass  # `ledger verify` names it; the parts of the proof are verified separately
     return found
 
 
@@ -305,7 +306,7 @@ def _sort_in(place: _Place, found: _Contents) -> None:
 
 
 def _ends(later: _Place, issued: _Place) -> bool:
-    """True if `later` revokes or replaces the certificate that `issued` tells of."""
+    """Whether `later` revokes or replaces the certificate of `issued`."""
     if (later.height, later.index) <= (issued.height, issued.index):
         return False
     if later.statement.op == "revoke":

@@ -2,10 +2,10 @@
 
 It takes out what a stranger could misuse: logins, key and known_hosts paths, SSH ports, addresses
 of meters and of hosts that are reached over SSH, and the commands that switch power (they may hold
-tokens). Other paths lose their folders, and YAML comments go. What reproduces a run stays: roles,
-capabilities, boards and their identities, interfaces, options of the chain. The result is a valid
-inventory with the same schedule. Processes' own logs are not changed: they may name addresses of
-the data network.
+tokens). Other paths lose their folders, and YAML comments go. It keeps what reproduces a run:
+roles, capabilities, boards and their identities, interfaces, options of the chain. The result is a
+valid inventory with the same schedule. The processes' own logs are not changed; they may name
+addresses of the data network.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def redacted_argv(argv: Sequence[str]) -> tuple[str, ...]:
 
 
 def _tidy(value: Any) -> Any:
-    """Without what is empty; files by their names only, wherever they stood on this machine."""
+    """Removes what is empty, and the folders of files."""
     if isinstance(value, dict):
         tidied = {key: _tidy(each) for key, each in value.items()}
         return {key: each for key, each in tidied.items() if each not in ({}, [])}

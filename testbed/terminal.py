@@ -1,4 +1,4 @@
-"""What reaches a terminal: text of others is shown, never acted upon.
+"""Filters what goes to a terminal: text of others is shown but cannot control the terminal.
 
 Records, logs, bundles and inventories hold text that somebody else wrote. Control characters in it
 could move the cursor, change the window's title, or forge lines. `guarded` puts a filter before
@@ -16,7 +16,7 @@ from typing import Any, TextIO
 __all__ = ["guarded", "printable", "unguarded"]
 
 _COLOUR = r"\x1b\[[0-9;]{0,32}m"
-# Controls (all but line feed and tab), and what turns the direction of writing round.
+# Control characters (except line feed and tab), and characters that change the writing direction.
 _CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 _either = re.compile(f"({_COLOUR})|({_CONTROL})")
 
@@ -27,7 +27,7 @@ def printable(text: str) -> str:
 
 
 class _Guarded:
-    """A text stream that writes `printable` text; in all else the stream itself."""
+    """A text stream that writes `printable` text. Everything else goes to the stream itself."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -40,19 +40,20 @@ class _Guarded:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "buffer":  # Click would write around the filter where it distrusts an encoding
+        if name == "buffer":  # Click would bypass the filter if it does not trust an encoding
             raise AttributeError(name)
         return getattr(self.stream, name)
 
 
 def unguarded(stream: TextIO) -> TextIO:
-    """For a live view, which moves the cursor itself: it must pass `printable` text only."""
+    """The unfiltered stream, for a live view that moves the cursor itself. Write only `printable`
+    text to it."""
     return stream.stream if isinstance(stream, _Guarded) else stream
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """stdout and stderr of this process, for the time of one command."""
+    """Filters stdout and stderr of this process during one command."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Guarded(before[0]), _Guarded(before[1])
     try:

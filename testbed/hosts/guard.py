@@ -1,9 +1,9 @@
 """Child processes that cannot outlive the orchestrator, however it ends.
 
-Each child leads its own process group. In the group, a tiny shell blocks on a pipe whose other end
-only the orchestrator holds. When the orchestrator ends, also by kill -9, the kernel closes that
+Each child leads its own process group. In the group, a tiny shell blocks on a pipe; only the
+orchestrator has the other end. When the orchestrator ends, also by kill -9, the kernel closes that
 end. The shell reads end-of-file and kills the group: children, grandchildren and itself. This needs
-no signal handler, no polling, no root, and works outside Linux too.
+no signal handler, no polling and no root, and also works outside Linux.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ"
 
 
 def child_environment(env: Mapping[str, str] | None) -> dict[str, str]:
-    """What a fresh SSH login would have, plus `env`. Our own environment may hold secrets."""
+    """The environment of a new SSH login, plus `env`. Our own environment may contain secrets."""
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return inherited | dict(env or {})
 
@@ -45,7 +45,7 @@ class Guarded:
     ) -> None:
         read_end, self._lifeline = os.pipe()
         self._group_gone = False
-        self._ending = threading.RLock()  # who follows a file and who ends a run may both end it
+        self._ending = threading.RLock()  # two threads may both end it
         try:
             self.process = subprocess.Popen(
                 shell("hosts/guard.sh", str(read_end), *argv),
@@ -65,7 +65,7 @@ class Guarded:
 
     @property
     def pid(self) -> int:
-        """The child's own process id: the guard replaces itself by the program."""
+        """The child's own process id, because the guard replaces itself by the program."""
         return self.process.pid
 
     def wait(self) -> int:
@@ -84,7 +84,7 @@ class Guarded:
     def kill_group(self) -> None:
         """End every process of the group now; repeatable, also by several threads at once.
 
-        Until then the guard keeps the group's number in use, so no other process is ever hit.
+        Until then the guard keeps the group's number in use, so no other process is hit.
         """
         with self._ending:
             if not self._group_gone:

@@ -1,6 +1,6 @@
-"""Host keys: the testbed speaks only to machines whose key is in known_hosts.
+"""Host keys: the testbed talks only to machines that have their key in known_hosts.
 
-Nothing here ever accepts a key by itself. `SshLink.offered_key` asks a machine for its key without
+Nothing here accepts a key by itself. `SshLink.offered_key` asks a machine for its key without
 logging in, so that a person can compare the fingerprint and `trust` it.
 """
 
@@ -127,7 +127,8 @@ def trust(known_hosts: Path, addr: str, port: int, key: paramiko.PKey) -> None:
 
 
 def _is(name: str, entry: str) -> bool:
-    """Also if ssh has hashed the name (`HashKnownHosts`, Debian's default)."""
+    """Whether a line is about this host, even if ssh has hashed the name (`HashKnownHosts`,
+    Debian's default)."""
     if not name.startswith("|1|"):
         return name == entry
     try:

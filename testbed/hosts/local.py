@@ -1,4 +1,4 @@
-"""This machine as a host. Units are child processes of ours and end with us, however we end."""
+"""This machine as a host. Units are child processes of ours. They end with us, however we end."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class LocalHost(Host):
         return content
 
     def exists(self, path: str | PurePosixPath) -> bool:
-        return os.path.exists(self._path(path))  # noqa: PTH110 - Path.exists raises if it may not look
+        return os.path.exists(self._path(path))  # noqa: PTH110 - Path.exists may raise
 
     def fetch(
         self,
@@ -237,7 +237,7 @@ _GNU_TAIL = ("-s", "0.2", "--max-unchanged-stats=1") if sys.platform == "linux" 
 
 
 class _LocalFollow(Follow):
-    """Waits for `tail -F`, which waits for notifications of the file system."""
+    """Reads the output of `tail -F`, which waits for notifications of the file system."""
 
     def __init__(self, host: str, path: Path) -> None:
         self._host = host

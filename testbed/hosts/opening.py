@@ -22,9 +22,10 @@ REMOTE_ROOT = "testbed"
 
 
 def limited(lab: Lab, limit: str | None, *, given_by: str = "--limit") -> list[str]:
-    """Active hosts that are reached over SSH, or those that a list of names and labels chooses.
+    """Active hosts that are reached over SSH; with a list of names and labels, only those that it
+    chooses.
 
-    Raises ConfigurationError for a word that chooses none.
+    Raises ConfigurationError for a word that chooses no host.
     """
     remote = {
         name: host_labels(lab, name)
@@ -50,7 +51,7 @@ def limited(lab: Lab, limit: str | None, *, given_by: str = "--limit") -> list[s
 
 
 def settings_of(lab: Lab, name: str) -> SshSettings:
-    """How the inventory says to log in."""
+    """The inventory's settings for the login."""
     from testbed.hosts.ssh_link import SshSettings  # noqa: PLC0415 - see above
 
     ssh = lab.ssh(name)
@@ -66,7 +67,8 @@ def settings_of(lab: Lab, name: str) -> SshSettings:
 
 @contextmanager
 def ssh_hosts(lab: Lab, names: Iterable[str]) -> Iterator[dict[str, SshHost]]:
-    """These hosts by name, and the jump hosts on the way to them. All are closed at the end."""
+    """Opens these hosts and the jump hosts on the way to them. Gives the hosts by name. All are
+    closed at the end."""
     made: dict[str, SshHost] = {}
 
     def make(name: str) -> SshHost:

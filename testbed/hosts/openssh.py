@@ -1,6 +1,6 @@
-"""Calls OpenSSH's own programs, and makes the command line of its client. OpenSSH decides on
-configuration, keys and known hosts, so its programs are asked (`openssh`). Everything that the
-testbed does on hosts goes over `ssh.py`; `ssh_argv` is for `testbed ssh` and `console`.
+"""Calls OpenSSH's own programs, and makes the command line of its client. OpenSSH decides about
+configuration, keys and known hosts, so `openssh` asks its programs. Everything that the testbed
+does on hosts goes over `ssh.py`; `ssh_argv` is for `testbed ssh` and `console`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def openssh(*argv: str) -> subprocess.CompletedProcess[str]:
 
 
 def ssh_argv(lab: Lab, name: str, *options: str) -> list[str]:
-    """Logs in as the inventory says, through its jump hosts; an unknown host key is refused.
+    """Logs in as the inventory says, through its jump hosts. An unknown host key is refused.
 
-    Whatever the inventory does not say comes from the user's own ssh_config.
+    Settings that are not in the inventory come from the user's own ssh_config.
     """
     login = lab.ssh(name)
     argv = ["ssh", *options, "-o", "StrictHostKeyChecking=yes"]

@@ -1,8 +1,8 @@
 """The one narrow interface through which the orchestrator sees a machine.
 
-Here: the verbs (`Host`), the small values they take and return, and the kinds of trouble they
-tell apart. Elsewhere: `local.py` (this machine), `ssh.py` (any machine with an SSH server). Faults,
-provisioning and campaigns know only this file, so whatever they do works on every kind of host.
+Here: the verbs (`Host`), the small values they take and return, and the kinds of trouble they tell
+apart. Elsewhere: `local.py` (this machine), `ssh.py` (any machine with an SSH server). Faults,
+provisioning and campaigns know only this file, so they work on every kind of host.
 
 Calls are synchronous and may come from several threads at once; the orchestrator parallelises over
 hosts with threads. Every call has a deadline that covers connecting too.
@@ -58,7 +58,7 @@ __all__ = [
 COMMAND_TIMEOUT_S = 30.0
 TRANSFER_TIMEOUT_S = 120.0
 SLOWNESS_MAX = 100.0
-"""Beyond that a host is broken, not slow."""
+"""A slower host is broken, not slow."""
 
 STOP_TIMEOUT_S = 10.0
 """How long a stopped unit may take after SIGTERM before SIGKILL ends its process group."""
@@ -87,7 +87,7 @@ NO_SYSTEMD = "no systemd: nothing there would keep processes running"
 NO_SYSTEMD_FIX = "install a system that has it: Raspberry Pi OS or Debian, 12 or newer"
 
 ACTION_CHARS_MAX = 160
-"""Of what was asked, in a message about trouble."""
+"""How much of the action is shown in an error message."""
 
 _UNIT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -101,7 +101,7 @@ def _brief(action: str) -> str:
 
 
 class HostFault(LabFault):
-    """A machine did not do what it was asked. Names the host, the action and the way out."""
+    """A machine did not do what it was asked. Names the host, the action and the fix."""
 
     def __init__(self, host: str, action: str, problem: str, fix: str = "") -> None:
         self.host = host
@@ -112,7 +112,7 @@ class HostFault(LabFault):
 
 
 class Unreachable(HostFault):
-    """Definite: no connection, so nothing was done. Repeating is safe."""
+    """Definite: there was no connection, so nothing was done. Repeating is safe."""
 
 
 class HostKeyRefused(Unreachable):
@@ -137,8 +137,8 @@ class TransferFailed(HostFault):
 
 
 class OutcomeUnknown(HostFault):
-    """The connection broke, or the time ran out, before the action ended: it may have happened or
-    not. Only actions that may be repeated safely may be tried again.
+    """The connection broke, or the time ran out, before the action ended. The action may have
+    happened or not. Try again only if repeating it is safe.
     """
 
 
@@ -192,7 +192,7 @@ class UnitState(StrEnum):
     """ACTIVE: supervised; its pid is None for the moment between a death and the restart.
 
     FAILED: ended by itself with an error and will not be restarted. INACTIVE: never started,
-    stopped on request, or ended by itself with exit code 0 and no wish to be restarted.
+    stopped on request, or ended by itself with exit code 0 and without `restart`.
     """
 
     ACTIVE = "active"
@@ -211,7 +211,7 @@ class UnitStatus:
 
 
 class _Closed(Protocol):
-    """Closed at the end of a `with`."""
+    """An object that is closed at the end of a `with` block."""
 
     def __enter__(self) -> Self:
         return self
@@ -223,11 +223,12 @@ class _Closed(Protocol):
 
 
 class Follow(_Closed, Protocol):
-    """A file's lines from its beginning and then as they are written, without the line end.
+    """A file's lines from its beginning, and then new lines as they are written, without the line
+    end.
 
-    `close` may come from another thread and ends the iteration. A lost connection raises
-    `Unreachable` from the iterator, a line longer than LINE_BYTES_MAX another `HostFault`; lines
-    are never invented or repeated within one Follow.
+    `close` may come from another thread and ends the iteration. The iterator raises `Unreachable`
+    if the connection is lost, and another `HostFault` for a line longer than LINE_BYTES_MAX. No
+    line is invented or repeated within one Follow.
     """
 
     def __iter__(self) -> Iterator[str]:
@@ -244,7 +245,7 @@ class Dialogue(_Closed, Protocol):
 
 
 class Host(_Closed, Protocol):
-    """A machine. Relative paths lie below `root`, the one directory there that is ours."""
+    """A machine. Relative paths are below `root`, our only directory on it."""
 
     @property
     def name(self) -> str:
@@ -256,7 +257,8 @@ class Host(_Closed, Protocol):
 
     @property
     def slowness(self) -> float:
-        """Deadlines for this host are this many times longer; `run` and the others apply it."""
+        """Deadlines for this host are so many times longer. `run` and the other methods apply
+        it."""
 
     @property
     def root(self) -> PurePosixPath:
@@ -267,7 +269,7 @@ class Host(_Closed, Protocol):
         argv: Sequence[str],
         *,
         timeout_s: float = COMMAND_TIMEOUT_S,
-        input: bytes | None = None,  # noqa: A002 - the name that subprocess.run taught everyone
+        input: bytes | None = None,  # noqa: A002 - the same name as in subprocess.run
         env: Mapping[str, str] | None = None,
         check: bool = True,
         root: bool = False,
@@ -284,7 +286,8 @@ class Host(_Closed, Protocol):
         """
 
     def as_root(self, argv: Sequence[str]) -> tuple[str, ...]:
-        """The command that runs `argv` as root. Raises HostFault if the login may not."""
+        """The command that runs `argv` as root. Raises HostFault if the login may not become
+        root."""
 
     def put(
         self,
@@ -294,7 +297,8 @@ class Host(_Closed, Protocol):
         *,
         timeout_s: float = TRANSFER_TIMEOUT_S,
     ) -> None:
-        """Write a file whole or not at all: temporary neighbour, SHA-256 compared, renamed.
+        """Write a file whole or not at all: write a temporary file beside it, compare SHA-256,
+        rename.
 
         Missing parent directories are made.
         """
@@ -320,10 +324,12 @@ class Host(_Closed, Protocol):
         changed is replaced."""
 
     def stop(self, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """End a unit (SIGTERM, deadline, SIGKILL to its group) and hold it down. Repeatable."""
+        """End a unit (SIGTERM, then after a deadline SIGKILL to its group) and keep it from being
+        restarted. Repeatable."""
 
     def signal(self, name: str, signal: Signals) -> None:
-        """Send a signal to the unit's main process; KILL is a death that nobody asked for.
+        """Send a signal to the unit's main process. After KILL the supervisor restarts the unit,
+        because this is not a stop.
 
         Raises CommandFailed or HostFault if the unit has no process at the moment.
         """
@@ -345,7 +351,7 @@ class Host(_Closed, Protocol):
         """The command that does on the host what `signal` does; None as for `start_command`."""
 
     def log_path(self, name: str) -> PurePosixPath:
-        """Where a unit's standard output and standard error go."""
+        """The file with a unit's standard output and standard error."""
 
     def follow(self, path: str | PurePosixPath) -> Follow:
         """Like `tail -n +1 -F`: the file may appear later, be rotated or truncated."""

@@ -1,10 +1,11 @@
-"""A machine that is reached over SSH. It has nothing of ours except one directory.
+"""A machine that is reached over SSH. Our only trace on it is one directory.
 
 Here: commands, files and followed logs. Elsewhere: connecting (`ssh_link.py`), one command over a
 channel (`ssh_command.py`), supervised programs (`systemd.py`).
 
-Files travel over a command's standard streams instead of SFTP. Writing, checking, syncing and
-renaming is then one round trip and needs no SFTP server, and half a file never has the final name.
+Files are sent over a command's standard streams instead of SFTP. So writing, checking, syncing and
+renaming take one round trip and need no SFTP server, and an incomplete file never has the final
+name.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ from testbed.programs import shell
 __all__ = ["SshFacts", "SshHost"]
 
 _REMOTE_GRACE_S = 2.0
-"""The machine itself ends a command so long after our deadline, also when we are gone by then."""
+"""The machine itself ends a command so long after our deadline, even if we are gone by then."""
 
 _PROBE_WORK_NS = 100_000_000
-"""What `probe.sh` takes at most on a Raspberry Pi 4 that has nothing else to do."""
+"""The longest time that `probe.sh` needs on an idle Raspberry Pi 4."""
 
 
 @dataclass(frozen=True, slots=True)

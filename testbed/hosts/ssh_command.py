@@ -22,7 +22,7 @@ _PIECE_BYTES = 32 * 1024
 
 
 class SshCommands:
-    """The commands that one machine is given. Each prints a mark before its own output begins."""
+    """Runs commands on one machine. Each prints a mark before its own output begins."""
 
     def __init__(self, link: SshLink) -> None:
         self._link = link
@@ -38,7 +38,7 @@ class SshCommands:
         slowness: float = 1.0,
     ) -> tuple[int, bytes]:
         """Exit code and standard error; standard output goes to `sink` piece by piece. `given` is
-        its input. The host is `slowness` times slower than usual, which an error says."""
+        its input. The host is `slowness` times slower than usual; errors say so."""
         name = self._link.name
         channel = self._link.session(deadline_s, action)
         try:
@@ -60,10 +60,10 @@ class SshCommands:
                     channel.settimeout(_left_s(deadline_s))
                 silent.set()
                 ended = channel.status_event.wait(_left_s(deadline_s))
-                # It may have been closed by us in the moment in which it began (see `execute`).
+                # We may have closed it just when it began (see `execute`).
                 ended = ended and (channel.exit_status >= 0 or time.monotonic() < deadline_s)
             except TimeoutError:
-                pass  # told below, once the helpers are gone
+                pass  # reported below, when the helper threads have ended
             except (paramiko.SSHException, EOFError) as error:
                 raise OutcomeUnknown(name, action, f"connection lost: {error}") from error
             finally:
@@ -86,8 +86,8 @@ class SshCommands:
         raise OutcomeUnknown(name, action, "connection lost while it ran")
 
     def begin(self, command: str, action: str, deadline_s: float) -> tuple[paramiko.Channel, bytes]:
-        """A channel in which a command runs until it is closed, and what the command said first.
-        The command may then be silent for as long as it likes."""
+        """Starts a command that runs until its channel is closed. Returns the channel and the first
+        output. After that the command may be silent for any time."""
         channel = self._link.session(deadline_s, action)
         begun = bytearray()
         after = AfterMark(begun.extend)
@@ -124,8 +124,8 @@ def _spawn(work: Callable[..., None], *args: object) -> threading.Thread:
 
 
 def _feed(channel: paramiko.Channel, given: Iterable[bytes], silent: threading.Event) -> None:
-    """Writes until the command has ended. What happened to it or the connection is reported by the
-    main thread."""
+    """Writes until the command has ended. The main thread reports what happened to the command or
+    the connection."""
     try:
         for piece in given:
             if silent.is_set():

@@ -1,4 +1,4 @@
-"""What OpenSSH's own client makes of a user's configuration for one host, by `ssh -G`.
+"""How OpenSSH's own client understands a user's configuration for one host, from `ssh -G`.
 
 Here: the address, the port, the user, the files and the way there. Elsewhere: connecting
 (`ssh_link.py`), host keys (`host_keys.py`). Nothing here imitates ssh_config.

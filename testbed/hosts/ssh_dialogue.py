@@ -1,4 +1,4 @@
-"""A command on a remote machine that is talked with line by line."""
+"""A dialogue with a command on a remote machine, line by line."""
 
 from __future__ import annotations
 

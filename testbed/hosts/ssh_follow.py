@@ -1,4 +1,4 @@
-"""Lines of a remote file as they are written, over a channel in which `tail` runs."""
+"""Lines of a remote file as they are written, from `tail` on a channel."""
 
 from __future__ import annotations
 
@@ -46,13 +46,14 @@ class SshFollow(Follow):
 
 
 def close_channel(channel: paramiko.Channel) -> None:
-    """Close it whatever state its connection is in."""
+    """Close a channel, whatever state its connection is in."""
     with suppress(OSError, EOFError, paramiko.SSHException):  # the connection may be gone already
         channel.close()
 
 
 def execute(channel: paramiko.Channel, command: str, deadline_s: float) -> None:
-    """Have the channel run a command. Raises TimeoutError at the deadline, else as Paramiko does.
+    """Make the channel run a command. Raises TimeoutError at the deadline, and otherwise what
+    Paramiko raises.
 
     Paramiko waits without limit for the machine's answer, whatever the channel's time-out. A
     machine whose disk hangs opens channels and never answers.

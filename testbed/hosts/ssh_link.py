@@ -1,4 +1,4 @@
-"""Authenticated SSH connections to one machine, reopened when they broke.
+"""Authenticated SSH connections to one machine, which are reopened after they broke.
 
 Here: connecting within a deadline, strict host keys, jump hosts. Elsewhere: what is done over a
 connection (`ssh.py`), what the user's ssh_config says (`ssh_config.py`), host keys
@@ -42,20 +42,20 @@ __all__ = ["OfferedKey", "SshLink", "SshSettings"]
 
 KEEPALIVE_S = 5
 DEAD_AFTER_S = 20
-"""A peer that acknowledges nothing for so long is gone, and the connection with it."""
+"""If a peer acknowledges nothing for so long, it is gone, and so is the connection."""
 
 JUMPS_MAX = 4
 
 CONNECTIONS_MAX = 8
-"""To one machine at once, each with as many sessions as its server gives one."""
+"""Connections to one machine at once. Each has as many sessions as the server allows."""
 
-# Paramiko logs whole tracebacks of every refused connection; we raise one clear error instead.
+# Paramiko logs a whole traceback for every refused connection. We raise one clear error instead.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)
 class SshSettings:
-    """How to log in; what is None comes from ssh_config, then from SSH's defaults.
+    """How to log in. A field that is None is taken from ssh_config, then from SSH's defaults.
 
     With `key`, only that key is offered. `known_hosts` None: the files that ssh_config names.
     `connect_timeout_s` covers TCP, tunnel, banner, key exchange and login. `slowness` is
@@ -73,8 +73,8 @@ class SshSettings:
 
 @dataclass(frozen=True, slots=True)
 class OfferedKey:
-    """The key that a machine shows, and the address, port and known_hosts file that it would be
-    written under."""
+    """The key that a machine shows, and the address, port and known_hosts file with which it would
+    be stored."""
 
     addr: str
     port: int
@@ -84,8 +84,8 @@ class OfferedKey:
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
-    """`opening` is held while a channel is opened, so that a refusal is read by the thread that it
-    concerns."""
+    """The lock `opening` is held while a channel is opened, so that each thread reads its own
+    refusal."""
 
     fabric: Connection
     transport: paramiko.Transport
@@ -118,11 +118,11 @@ class SshLink:
         return self._channel("session", None, deadline_s, action)
 
     def tunnel(self, addr: str, port: int, deadline_s: float, action: str) -> paramiko.Channel:
-        """A byte stream from this machine on to another one."""
+        """A byte stream through this machine to another one."""
         return self._channel("direct-tcpip", (addr, port), deadline_s, action)
 
     def close(self) -> None:
-        """End every connection; the next call opens another one."""
+        """End every connection. The next call opens a new one."""
         with self._lock:
             for connection in self._connections:
                 _end(connection)
@@ -155,7 +155,7 @@ class SshLink:
     def _connection(
         self, full: Sequence[_Connection], deadline_s: float, action: str
     ) -> _Connection:
-        """The newest live connection that is none of these, else a new one."""
+        """The newest live connection that is not one of these; if there is none, a new one."""
         if not self._lock.acquire(timeout=_left_s(deadline_s)):
             problem = "another thread is still connecting"
             raise Unreachable(self.name, action, problem, self._hint())
@@ -171,14 +171,14 @@ class SshLink:
             self._lock.release()
 
     def _discard(self, broken: _Connection) -> None:
-        """End a broken connection, but no other that somebody has opened meanwhile."""
+        """End a broken connection, but not a newer one that another thread has opened meanwhile."""
         with self._lock:
             _end(broken)
             self._connections = [c for c in self._connections if c.lives]
 
     def offered_key(self, action: str) -> OfferedKey:
-        """The host key that the machine shows now, asked without logging in, by the same way there
-        as a connection takes. Proves nothing until a person compares it. Raises Unreachable.
+        """The host key that the machine shows now. Asks without logging in, over the same route as
+        a connection. The key proves nothing until a person compares it. Raises Unreachable.
         """
         deadline_s = time.monotonic() + self._settings.connect_timeout_s
         way = self._way(action)
@@ -210,7 +210,7 @@ class SshLink:
         return _Connection(connection, connection.transport)
 
     def _way(self, action: str) -> SshWay:
-        """What OpenSSH says, with the inventory's known_hosts in place of its own."""
+        """OpenSSH's settings, but with the inventory's known_hosts."""
         settings = self._settings
         try:
             way = ssh_way(self.addr, settings.user, settings.port, settings.ssh_config)
@@ -229,7 +229,7 @@ class SshLink:
         return {"key_filename": files, "allow_agent": not way.identities_only}
 
     def _open(self, connection: Connection, way: SshWay, deadline_s: float, action: str) -> None:
-        """Connect and log in before the deadline, which covers every stage."""
+        """Connect and log in. The deadline covers every stage."""
         proxy = self._proxy(way, deadline_s, action)
         if proxy is not None:
             connection.connect_kwargs["sock"] = proxy
@@ -251,7 +251,8 @@ class SshLink:
     def _proxy(
         self, way: SshWay, deadline_s: float, action: str
     ) -> paramiko.Channel | paramiko.ProxyCommand | None:
-        """The way there, when it is not direct: inventory's jump host, else ssh_config's."""
+        """The route if it is not direct: the jump host of the inventory, otherwise that of
+        ssh_config."""
         if self._jump is None and way.proxy_jump:
             self._jump = self._jump_from(way.proxy_jump)
         if self._jump is not None:
@@ -274,9 +275,9 @@ class SshLink:
     def _explain(
         self, error: Exception, way: SshWay, revoked: frozenset[str], action: str, late: bool
     ) -> Unreachable:
-        """What is wrong, and the way out. Only the way out names the host's address and login: the
-        problem is written into the bundle of a run, which others read."""
-        if isinstance(error, Unreachable):  # the jump host has said everything already
+        """The problem and its fix. Only the fix names the host's address and login, because the
+        problem is written into the bundle of a run, and others read that."""
+        if isinstance(error, Unreachable):  # the jump host's error already says everything
             return error
         where = f"{way.user}@{way.hostname} port {way.port}"
         trust = "compare the fingerprint on the machine itself, then:"
@@ -315,7 +316,7 @@ class SshLink:
 
 
 def _stranger(way: SshWay, login: dict[str, object]) -> Connection:
-    """A connection that is not open yet. It knows no host key and refuses what it does not know."""
+    """A connection that is not open yet. It knows no host key, and refuses unknown ones."""
     connection = Connection(
         way.hostname,
         user=way.user,
@@ -329,12 +330,12 @@ def _stranger(way: SshWay, login: dict[str, object]) -> Connection:
 
 
 def _end(connection: _Connection) -> None:
-    with suppress(Exception):  # it is discarded, maybe because it is broken
+    with suppress(Exception):  # it may be broken, and is discarded anyway
         connection.fabric.close()
 
 
 def _abort(connection: Connection, proxy: paramiko.Channel | paramiko.ProxyCommand | None) -> None:
-    """Ends a connection attempt, whatever stage it blocks in."""
+    """Ends a connection attempt, whatever stage it hangs in."""
     with suppress(Exception):
         connection.client.close()
     if proxy is not None:
@@ -343,7 +344,7 @@ def _abort(connection: Connection, proxy: paramiko.Channel | paramiko.ProxyComma
 
 
 def _tune(transport: paramiko.Transport) -> None:
-    """Set options: notice a peer that vanished, send small requests at once."""
+    """Set options so that a vanished peer is noticed and small requests are sent at once."""
     transport.set_keepalive(KEEPALIVE_S)
     if isinstance(transport.sock, socket.socket):
         transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

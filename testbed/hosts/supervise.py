@@ -1,6 +1,6 @@
 """Keeps one local unit running: one thread waits for its death, one writes its log.
 
-Both block in the kernel; nothing polls. The policy (backoff, when a unit is given up) stands in
+Both block in the kernel; nothing polls. The policy (backoff, when a unit is given up) is in
 `port.py`, because the supervisors on remote hosts are configured with the same figures.
 """
 
@@ -31,7 +31,8 @@ __all__ = ["SupervisedUnit"]
 _PIECE_BYTES = 64 * 1024
 
 _LAST_WORDS_S = 1.0
-"""How long a dead unit's output may be held open by a process that left its group."""
+"""How long to wait for the output of a dead unit, if a process that left its group still holds it
+open."""
 
 
 class SupervisedUnit:
@@ -73,7 +74,7 @@ class SupervisedUnit:
             self._stopping.set()
             if self._life:
                 self._life.signal_group(SIGTERM)
-                self._life.signal_group(SIGCONT)  # a stopped process receives it when it continues
+                self._life.signal_group(SIGCONT)  # a stopped one gets the signal when it continues
 
     def stop(self, timeout_s: float) -> None:
         """Return when no process of the unit is left."""
@@ -117,7 +118,7 @@ class SupervisedUnit:
             quick_deaths = 0 if stable else quick_deaths + 1
             again = self.unit.restart and quick_deaths < QUICK_DEATHS_MAX
             with self._lock:
-                # In one step: a reader sees how it ended together with whether it is restarted.
+                # Set in one step, so that a reader sees the end and the restart together.
                 self._life = None
                 self._exit_code = code
                 if self._stopping.is_set():
@@ -145,10 +146,11 @@ def _backoff_s(quick_deaths: int) -> float:
 
 
 def _write_log(stream: IO[bytes], path: Path) -> None:
-    """Copy a unit's output to its log until it ends; keep one older file when it grows full.
+    """Copy a unit's output to its log until it ends. When the log is full, keep it as the one older
+    file.
 
     A log that cannot be written (disk full) must not block the unit: its output is then dropped.
-    What is dropped is counted, in a line before what is written next.
+    Dropped bytes are counted, in a line before the next output that is written.
     """
     read: Callable[[int], bytes] = stream.read1  # type: ignore[attr-defined]
     older = path.with_name(path.name + ".1")

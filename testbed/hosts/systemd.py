@@ -56,14 +56,14 @@ CapabilityBoundingSet=
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which systemd: the system's (perhaps through sudo) or the user's own."""
+    """Which systemd is used: the system's (perhaps through sudo) or the user's own."""
 
     system: bool
     prefix: tuple[str, ...] = ()
 
 
 def systemd_scope(uid: int, sudo: bool) -> Scope:
-    """The system's if we may, else the user's."""
+    """The system's systemd if we may use it, otherwise the user's."""
     if uid == 0:
         return Scope(system=True)
     return Scope(system=True, prefix=("sudo", "-n")) if sudo else Scope(system=False)
@@ -147,7 +147,7 @@ def render(unit: Unit, root: PurePosixPath, scope: Scope, user: str) -> str:
             f"StartLimitBurst={QUICK_DEATHS_MAX}",
             "",
             "[Service]",
-            # ":" keeps systemd from expanding $NAME in our arguments
+            # ":" stops systemd from expanding $NAME in our arguments
             "ExecStart=:" + " ".join(_quote(word) for word in unit.argv),
             f"WorkingDirectory={str(root / unit.cwd).replace('%', '%%')}",
             *(f"Environment={_quote(f'{name}={value}')}" for name, value in unit.env.items()),

@@ -210,7 +210,7 @@ def broker_config(
 def broker_address(
     nodes: Sequence[Node], lab: Lab, material: Material, ports: Mapping[str, int]
 ) -> BrokerAddress:
-    """Where devices reach the broker."""
+    """The address at which devices reach the broker."""
     broker = next(node for node in nodes if node.role == "broker")
     carriers = ports.get(carriers_socket(broker))
     certificate = "" if carriers is None else material.keys[broker.name].certificate

@@ -104,12 +104,12 @@ class Deployment:
         raise LabFault(f"no process is called {name}")
 
     def address(self, node: Node) -> tuple[str, int]:
-        """Where a listening process is reached."""
+        """The address at which a listening process is reached."""
         return self.lab.address(node.host), self._ports[node.name]
 
     @property
     def broker(self) -> BrokerAddress:
-        """Where devices reach the broker."""
+        """The address at which devices reach the broker."""
         return broker_address(self.nodes, self.lab, self.material, self._ports)
 
     def python(self, node: Node) -> str:

@@ -1,1 +1,1 @@
-"""A lab that stays up, and what its operator does with it: see testbed/README.md."""
+"""A lab that stays up, and the work of its operator: see testbed/README.md."""

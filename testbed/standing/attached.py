@@ -1,4 +1,5 @@
-"""A running lab from another process: its hosts, and its deployment to look at and collect from.
+"""Access to a running lab from another process: its hosts, and its deployment for looking and
+collecting.
 
 Only the process that keeps the lab running starts and stops anything (`control`).
 """
@@ -22,7 +23,7 @@ __all__ = ["attached"]
 
 @contextmanager
 def attached(running: RunningLab, say: Callable[[str], None]) -> Iterator[Deployment]:
-    """Leaves everything running at its end. Raises LabFault, ConfigurationError."""
+    """At its end everything still runs. Raises LabFault, ConfigurationError."""
     lab = running.lab
     with ExitStack() as stack:
         remote = stack.enter_context(ssh_hosts(lab, limited(lab, None)))

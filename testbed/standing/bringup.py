@@ -1,7 +1,7 @@
 """A running lab for the length of a `with` block: deployed, its devices enrolling and sending.
 
-`testbed up` keeps one until it is told to end; `testbed refusals` and benchmarks use their
-own. What later commands need to know of it is in `running_lab`.
+`testbed up` keeps one until it is ended; `testbed refusals` and benchmarks use their own.
+`running_lab` has what later commands must know of it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def running_lab(
 ) -> Iterator[tuple[RunningLab, Deployment]]:
     """A running lab for the length of a `with` block; devices enrol at once.
 
-    `inventory` is the file that later commands name it by. `prepare` may change the files of
+    `inventory` is the file with which later commands name it. `prepare` may change the files of
     processes before they start.
     """
     with ExitStack() as stack:
@@ -70,7 +70,8 @@ def running_lab(
 
 
 def _plan(node: Node, running: RunningLab) -> bytes:
-    """A mobile device sends; the boards of an environmental one have periods of their own."""
+    """The plan of a device. Mobile devices send; the boards of an environmental device have periods
+    of their own."""
     plan = Go(
         start_ns=running.start_ns,
         enrol_at_ms=0,

@@ -1,4 +1,4 @@
-"""A running lab as a result bundle, also while it runs: for `report`, `ledger verify` and scripts.
+"""Makes a result bundle of a running lab, for `report`, `ledger verify` and scripts.
 
 A bundle describes a campaign. Here the campaign has one phase, from the start of the lab until it
 was collected. Every device sends at its period, and nothing is injected.
@@ -45,8 +45,8 @@ def collect_running(
     say: Callable[[str], None],
     deployment: Deployment | None = None,
 ) -> Bundle:
-    """Writes a new bundle below `out`; the lab goes on. The process that keeps the lab gives its
-    `deployment`, which knows the spares that were started since. Raises LabFault,
+    """Writes a new bundle below `out`. The lab continues. The process that keeps the lab gives its
+    `deployment`, because only that knows the spares that were started later. Raises LabFault,
     ConfigurationError."""
     elapsed_ms = max(1000, (time.time_ns() - running.start_ns) // 1_000_000)
     campaign, schedule = _schedule(running, running.lab, elapsed_ms)
@@ -78,7 +78,7 @@ def collect_running(
 
 
 def _schedule(running: RunningLab, lab: Lab, elapsed_ms: int) -> tuple[bytes, Schedule]:
-    """What the devices were told to do, as a campaign and its schedule."""
+    """The work of the devices, as a campaign and its schedule."""
     senders = max(1, len(lab.mobiles()) + len(lab.boards_in_use()))
     text = _CAMPAIGN.format(
         rate=1000 * senders / running.period_ms, seconds=ceil(elapsed_ms / 1000)

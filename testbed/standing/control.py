@@ -1,7 +1,7 @@
-"""Asking the process that keeps a lab running: its orders and answers, in JSON.
+"""Orders to the process that keeps a lab running, and its answers, in JSON.
 
 It is the parent of the lab's processes, so only it knows how often each was started again, and only
-it can start one that was given up. How a line gets there and back is in `testbed.control_socket`.
+it can start one that was given up. `testbed.control_socket` carries the lines.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ SOCKET = "control"
 
 
 class Look(msgspec.Struct, frozen=True, tag="look"):
-    """Order: how does each process do?"""
+    """Order: what is the state of each process?"""
 
 
 class Restart(msgspec.Struct, frozen=True, tag="restart"):
     """Order: start this process again, whether it runs or was given up. `check`: only say whether
-    there is one of this name."""
+    it exists."""
 
     name: str
     check: bool = False
 
 
 class Process(msgspec.Struct, frozen=True):
-    """One process as its supervisor sees it; `restarts` are deaths that nobody asked for."""
+    """One process as its supervisor sees it. `restarts` counts restarts after unexpected deaths."""
 
     state: UnitState
     pid: int | None
@@ -43,7 +43,8 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """`problem` says why an order was not carried out; `usage` that it named what is not there."""
+    """`problem` says why an order was not carried out. `usage` is true if it named a process that
+    does not exist."""
 
     processes: dict[str, Process] = {}
     problem: str | None = None
@@ -55,7 +56,7 @@ _answers = msgspec.json.Decoder(_Answer)
 
 
 def ask(home: Path, order: Look | Restart) -> dict[str, Process]:
-    """Every process by name, after the order was carried out.
+    """Gives the order. Returns every process by name, as it is after the order.
 
     Raises ConfigurationError if the order names no process, LabFault.
     """

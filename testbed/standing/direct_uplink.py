@@ -1,4 +1,4 @@
-"""How messages leave a device that is its own relay: straight to the gateway."""
+"""The uplink of a device that is its own relay: it sends directly to the gateway."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DirectUplink(MobileUplink):
         return str(Up(self._net, me, me, kind)), stamped_codec.encode(stamped)
 
     def again(self, payload: bytes, tries: int) -> bytes:
-        """There is no relay, so none has to be avoided."""
+        """Does nothing: there is no relay that could be avoided."""
         del tries
         return payload
 

@@ -47,7 +47,8 @@ _HINTS = {
 def write_device(
     directory: Path, name: str, privilege: int, running: RunningLab, factory: Path | None
 ) -> None:
-    """Everything except the voucher. With `factory`, the device's identity is in that directory."""
+    """Writes all files except the voucher. With `factory`, the device's identity is in that
+    directory."""
     (directory / "genesis.json").write_bytes(running.genesis.read_bytes())
     config = MobileConfig(
         name=name,
@@ -67,8 +68,8 @@ def write_device(
 
 
 def run_until_admitted(name: str, directory: Path) -> int:
-    """The height up to which the device has verified the ledger. Raises RefusedError if it is
-    denied, LabFault if it gets no answer."""
+    """Runs the device until it is admitted. Returns the height up to which it has verified the
+    ledger. Raises RefusedError if it is denied, LabFault if it gets no answer."""
     argv = [sys.executable, "-m", "nodes.device.mobile", "--config", str(directory / CONFIG)]
     log = directory / _EVENTS
     child = subprocess.Popen([*argv, "--exit-on-stdin-eof"], stdin=subprocess.PIPE)
@@ -76,7 +77,8 @@ def run_until_admitted(name: str, directory: Path) -> int:
     events: dict[str, dict[str, object]] = {}
     deadline_s = time.monotonic() + WAIT_S_MAX
     try:
-        # Where the broker takes its certificate, it shall do so when the device is handed over.
+        # If the broker takes device certificates, it must accept this one when the device is handed
+        # over.
         while "done" not in events or (
             carriers and "admitted" in events and "carrier-known" not in events
         ):

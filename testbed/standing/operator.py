@@ -1,4 +1,4 @@
-"""The operator of a running lab: an administrator's key, used like any device's.
+"""The operator of a running lab. It uses an administrator's key like the key of any device.
 
 It speaks MQTT through the gateway and follows the ledger in a copy of its own. It believes only
 proofs: what `devices` returns was verified from genesis.
@@ -73,7 +73,8 @@ NAMES_SHOWN_MAX = 12
 
 
 def meant(devices: list[tuple[str, Identity]], who: str) -> list[tuple[str, Identity]]:
-    """The (name, identity) of this name; if nothing has it, those whose node id begins so."""
+    """The (name, identity) pairs with this name. If there is none, those with a node id that begins
+    so."""
     named = [pair for pair in devices if pair[0] == who]
     if named or len(who) < ID_DIGITS_MIN:
         return named
@@ -108,7 +109,7 @@ class Operator:
         return self.sync.copy.ledger.registry
 
     async def refresh(self) -> None:
-        """Fetch and verify what is new in the ledger."""
+        """Fetch and verify the new blocks of the ledger."""
         async with _deadline("the gateway sends no blocks"):
             await self.sync.run(self._login, self._uplink)
         self._index.update()
@@ -130,7 +131,7 @@ class Operator:
 
     @property
     def devices(self) -> list[tuple[str, Identity]]:
-        """(name, identity) of every device that was ever admitted, by the operator's own copy."""
+        """(name, identity) of every device that was ever admitted, from the operator's own copy."""
         names = self._names()
         found = [
             (names.get(each.device, each.node.hex()[:12]), each)
@@ -144,8 +145,8 @@ class Operator:
         return next(each for _, each in self.devices if each.node == node)
 
     def find(self, who: str) -> tuple[str, Identity]:
-        """By name (whatever key is in force), or else by the first digits of a node id. Raises
-        ConfigurationError with the names that come near."""
+        """The device with this name (whichever of its keys is in force), or with a node id that
+        begins so. Raises ConfigurationError with similar names."""
         found = meant(self.devices, who)
         names = sorted({name for name, _ in found})
         if len(names) > 1:
@@ -153,7 +154,7 @@ class Operator:
         if not found:
             raise ConfigurationError(f"no device is called {who}{self._near(who)}")
         standing = [pair for pair in found if pair[1].ended is None]
-        if len(standing) > 1:  # two vouchers were handed out under one name
+        if len(standing) > 1:  # two vouchers were given out under one name
             nodes = " or ".join(identity.node.hex()[:16] for _, identity in standing)
             raise ConfigurationError(f"{who} may be {nodes}: give the digits of one")
         return (standing or found)[-1]
@@ -176,7 +177,7 @@ class Operator:
         return self._index.readings(identity.node)
 
     def status_of(self, request: bytes) -> str | None:
-        """What the chain recorded for a request; None if nothing."""
+        """The status that the chain recorded for a request; None if it recorded none."""
         if (found := self._index.find(request)) is None:
             return None
         sealed, position = found
@@ -236,34 +237,34 @@ class Operator:
         self.running = self.running.with_voucher(voucher.id, name)
         await self._let_in(voucher.user)
         await self.refresh()
-        if not self._registry.admits(voucher.id):  # ended meanwhile: the gateway was too early
+        if not self._registry.admits(voucher.id):  # the connection ended: the gateway was too early
             async with self.at_broker() as security:
                 await security.remove(voucher.user.name)
         return voucher
 
     async def withdraw(self, name: str) -> list[Statement]:
-        """Takes back the vouchers that were handed out under this name and are not used yet."""
+        """Withdraws the vouchers that were given out under this name and are not used yet."""
         known = [bytes.fromhex(each) for each, to in self.running.vouchers.items() if to == name]
         if not known:
-            raise ConfigurationError(f"no voucher was handed out for {name}")
+            raise ConfigurationError(f"no voucher was given out for {name}")
         return [await self._withdraw(each) for each in known]
 
     async def _withdraw(self, voucher: bytes) -> Statement:
         return await self.ask(lambda n: self._signed(WithdrawVoucher, n, voucher=voucher))
 
     async def bar(self, certificate: bytes) -> Statement:
-        """The factory identity of this certificate (DER) no longer admits a device."""
+        """Bars the factory identity of this certificate (DER): it no longer admits a device."""
         factory = factory_id(factory_key(certificate))
         return await self.ask(lambda n: self._signed(BarFactory, n, factory=factory))
 
     @property
     def administrators(self) -> frozenset[bytes]:
-        """Node ids of those in force, by the operator's own copy."""
+        """Node ids of the administrators in force, from the operator's own copy."""
         return self._registry.administrators
 
     @property
     def roots(self) -> tuple[bytes, ...]:
-        """Manufacturers' root certificates (DER) that count, by the operator's own copy."""
+        """Manufacturers' root certificates (DER) in force, from the operator's own copy."""
         return tuple(each.certificate for each in self._registry.factory_roots)
 
     async def add_admin(self, key: bytes) -> Statement:
@@ -273,11 +274,13 @@ class Operator:
         return await self.ask(lambda n: self._signed(Revoke, n, target=node, reason=reason))
 
     async def add_replica(self, replica: int, key: bytes) -> Statement:
-        """The record says from which boundary on the replica is a member, in which epoch."""
+        """Orders to add a replica. The record says in which epoch it is a member, and from which
+        boundary."""
         return await self.ask(lambda n: self._signed(AddReplica, n, replica=replica, key=key))
 
     async def remove_replica(self, replica: int) -> Statement:
-        """As `add_replica`. One change at a time: before the boundary another is refused."""
+        """Orders to remove one, as `add_replica`. Before the boundary of a change another one is
+        refused."""
         return await self.ask(lambda n: self._signed(RemoveReplica, n, replica=replica))
 
     async def add_root(
@@ -299,8 +302,8 @@ class Operator:
         return await self.ask(lambda n: self._signed(WithdrawFactoryRoot, n, root=root))
 
     async def expect_factory(self, name: str, certificate: bytes) -> None:
-        """A device with this factory certificate (DER) may log in to ask for access; whether it
-        is admitted the chain decides, by the roots in its genesis."""
+        """Lets a device with this factory certificate (DER) log in to ask for access. The chain
+        decides whether it is admitted, by its manufacturers' roots."""
         self._must_be_new(name)
         voucher = digest(factory_key(certificate))
         holder = self.running.vouchers.get(voucher.hex())
@@ -380,7 +383,7 @@ async def _operating(running: RunningLab) -> AsyncIterator[Operator]:
         uplink = DirectUplink(genesis.network.hex()[:16])
         device = await _alone(lambda: Device(config, genesis, "mobile", uplink, events))
         with closing(device):
-            running = read_running(running.file)  # another command may have changed it meanwhile
+            running = read_running(running.file)  # perhaps changed by another command
             sync = LedgerSync(Path(running.operator) / "copy.sqlite", device, events, bodies=True)
             index = RecordIndex(Path(running.operator) / "records.sqlite", sync)
             with closing(sync), closing(index):
@@ -396,7 +399,8 @@ async def _operating(running: RunningLab) -> AsyncIterator[Operator]:
 
 
 async def _alone(make: Callable[[], Device]) -> Device:
-    """Commands that run at once take turns, because the operator has one key with one counter."""
+    """Waits for its turn: commands that run at the same time take turns, because the operator has
+    one key with one counter."""
     deadline_s = time.monotonic() + TURN_S_MAX
     while True:
         try:

@@ -1,7 +1,7 @@
 """Orders that a device carries out itself: a file in the device's directory, on its host.
 
-They go through the host port, so they work alike on this machine and over SSH.
-`nodes.device.renewal` carries them out; the ledger shows whether it did.
+They go through the host port, so they work on this machine and over SSH. `nodes.device.renewal`
+carries them out; the ledger shows the result.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where the operator's verified copy has the records of each identity and request.
+"""An index of the records of each identity and request in the operator's verified copy.
 
-Every command adds the blocks that are new since the last one, so what a look-up costs does not grow
-with the age of the ledger. The blocks themselves stand in the copy (`nodes.device.ledger_sync`).
+Every command adds the blocks that are new since the last command, so the cost of a look-up does not
+grow with the age of the ledger. The blocks themselves are in the copy (`nodes.device.ledger_sync`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ INSERT INTO readings VALUES (?, 1) ON CONFLICT (node) DO UPDATE SET count = coun
 
 
 class RecordIndex:
-    """Call `update` when the copy has new blocks. Raises BlockStoreError where the copy is not what
-    was verified, sqlite3.Error."""
+    """Call `update` when the copy has new blocks. Raises BlockStoreError if the copy differs from
+    what was verified, and sqlite3.Error."""
 
     def __init__(self, path: Path, sync: LedgerSync) -> None:
         self._sync = sync
@@ -40,7 +40,7 @@ class RecordIndex:
 
     def update(self) -> None:
         (height,) = self._db.execute("SELECT coalesce(max(height), 0) FROM heads").fetchone()
-        with self._db:  # all of it, or nothing if a block is not the one that was verified
+        with self._db:  # all blocks, or none if one differs from what was verified
             for number, sealed in enumerate(self._sync.sealed(height + 1), height + 1):
                 self._add(number, sealed)
 
@@ -58,14 +58,15 @@ class RecordIndex:
                 self._db.execute("INSERT INTO others VALUES (?, ?, ?)", (node, *place))
 
     def find(self, request: bytes) -> tuple[SealedBlock, int] | None:
-        """The block that has a request's record, and its position there."""
+        """The height of the block with a request's record, and the record's position in it."""
         query = "SELECT height, position FROM places WHERE request = ?"
         for height, position in self._db.execute(query, (request,)):
             return self._block(height), position
         return None
 
     def others(self, node: bytes) -> list[tuple[int, Statement]]:
-        """(height, record) of all that is about a node or signed by it, but data; in order."""
+        """(height, record) of all records except data that are about a node or signed by it, in
+        order."""
         query = "SELECT height, position FROM others WHERE node = ? ORDER BY height, position"
         return [
             (height, decode_leaf((self._block(height).records or ())[position].leaf))

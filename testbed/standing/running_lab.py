@@ -1,10 +1,10 @@
 """A lab that stays up: its description for later commands, and the operator's own files.
 
 `testbed up` writes `running.json` (0600) into a private directory that is removed at the end.
-Commands find the newest lab of this user that still runs. A lock shows whether it runs: the lock
-ends with its process, so a process id that belongs to another program by now is never signalled.
-Finding a lab writes nothing, so it works while the disk is full. What an operator does with a
-running lab is in `operator`.
+Commands find the newest lab of this user that still runs. A lock shows whether a lab runs. The lock
+ends with its process, so a process id that belongs to another program by now never gets a signal.
+Finding a lab writes nothing, so it works while the disk is full. `operator` has the operator's work
+on a running lab.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class RunningNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunningLab(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`inventory` is the whole path of the file that it was made from. `vouchers` maps the SHA-256
+    """`inventory` is the whole path of the file from which it was made. `vouchers` maps the SHA-256
     of a voucher's key (hex) to the name of its device. From `start_ns` (wall time) on each device
     sends every `period_ms`."""
 
@@ -76,7 +76,7 @@ class RunningLab(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def broker(self) -> BrokerAddress:
-        """Where devices reach the broker."""
+        """The address at which devices reach the broker."""
         return BrokerAddress(
             self.broker_host, self.broker_port, self.broker_certificate, self.broker_carriers
         )
@@ -91,7 +91,7 @@ class RunningLab(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def lab(self) -> Lab:
-        """The inventory that it was made from, even if the file was changed or removed.
+        """The inventory from which it was made, even if the file was changed or removed. Raises
         ConfigurationError."""
         path = Path(self.home) / LAB_FILE
         try:
@@ -105,13 +105,13 @@ class RunningLab(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return Path(self.home) / OPERATOR_DIRECTORY
 
     def sends(self, device: str, until_ms: int) -> Draw:
-        """What this device sends from the start until then."""
+        """The readings that this device should have sent from the start until then."""
         per_s = 1000 / self.period_ms
         whole = Segment("standing", 0, until_ms, per_s, per_s)
         return Draw.of(Profile("uniform", (whole,)), f"standing/{device}")
 
     def with_voucher(self, voucher: bytes, name: str) -> RunningLab:
-        """Remembers which device got a new voucher."""
+        """The description with one more voucher, for this device."""
         running = msgspec.structs.replace(self, vouchers={**self.vouchers, voucher.hex(): name})
         _write(running)
         return running
@@ -187,9 +187,9 @@ def find_running(inventory: Path | None) -> RunningLab:
 
 
 def newest_running(inventory: Path | None) -> RunningLab | None:
-    """The newest running lab of this user that was made from this file. Without a file: the one
-    that runs. Raises ConfigurationError if labs of several files run, because a command must not
-    guess whose device it revokes."""
+    """The newest running lab of this user that was made from this file. Without a file: the running
+    lab. Raises ConfigurationError if labs of several files run, because a command must not guess in
+    which lab it revokes a device."""
     path = None if inventory is None else str(inventory_path(inventory))
     found = [each for each in _all_running() if path in (None, each.inventory)]
     if len({each.inventory for each in found}) > 1:
@@ -199,7 +199,7 @@ def newest_running(inventory: Path | None) -> RunningLab | None:
 
 
 def _all_running() -> list[RunningLab]:
-    """Oldest first."""
+    """All running labs of this user, oldest first."""
     found: list[tuple[int, RunningLab]] = []
     for home in workspaces():
         path = home / RUNNING_FILE

@@ -1,6 +1,6 @@
-"""The state of each process of a running lab: what its supervisor says, and what its files say.
+"""The state of each process of a running lab, from its supervisor and from its files.
 
-Files and memory are read on this machine only. For other hosts, only what the supervisor says is
+Files and memory are read on this machine only. For other hosts, only the supervisor's answer is
 known.
 """
 
@@ -22,7 +22,7 @@ from testbed.standing.running_lab import RunningLab
 
 __all__ = ["NodeState", "look", "without_votes"]
 
-# Where each role keeps its blocks, relative to its directory.
+# The file with each role's blocks, relative to its directory.
 _BLOCKS = {
     "replica": "ledger.sqlite",
     "gateway": "copy.sqlite",
@@ -35,8 +35,8 @@ _NOTE = "SELECT count(*) FROM meta WHERE name = ?"
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
-    """None means unknown. `since_s` is wall time; `lag`: blocks behind the replica that is
-    furthest. `abstains`: a replica that lost its ledger and sends no votes yet."""
+    """None means unknown. `since_s` is wall time; `lag`: blocks behind the highest replica.
+    `abstains`: a replica that lost its ledger and sends no votes yet."""
 
     name: str
     role: str
@@ -99,7 +99,8 @@ def _of_process(pid: int | None) -> tuple[float | None, int | None, int | None]:
 
 
 def without_votes(states: Sequence[NodeState]) -> str:
-    """Which replicas send no votes, and whether the chain can go on without them; "" if none."""
+    """Says which replicas send no votes, and whether the chain can go on without them; "" if all
+    vote."""
     names = [state.name for state in states if state.abstains]
     if not names:
         return ""
@@ -119,6 +120,6 @@ def _number(path: Path, query: str, *values: str) -> int | None:
 def _size(directory: Path) -> int:
     total = 0
     for path in directory.rglob("*"):
-        with suppress(OSError):  # gone meanwhile
+        with suppress(OSError):  # the process has ended meanwhile
             total += path.lstat().st_size
     return total

@@ -160,7 +160,7 @@ def test_a_database_that_lies_or_is_damaged_spoils_nothing(
     assert export(run.path, "--device", node, "--out", tmp_path / "b") == 1
     printed = capsys.readouterr().err
     for reason in (
-        f"{one.name}: its signature does not hold",
+        f"{one.name}: its signature is not valid",
         f"{two.name}: block {height}: its checksum",
         four.name,
     ):
