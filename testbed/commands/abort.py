@@ -1,4 +1,4 @@
-"""`testbed abort`: the faults that are active in a run, and ending one before its time."""
+"""`testbed abort`: lists the faults that are active in a run, and ends one before its time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`testbed admin`: administrators and manufacturers' roots of a running lab.
 
-Exit codes as of `testbed device`: 0 done, or there was nothing left to do; 1 the chain said no; 2
+Exit codes are those of `testbed device`: 0 done, or there was nothing to do; 1 the chain refused; 2
 usage; 3 the lab does not answer.
 """
 
@@ -79,8 +79,7 @@ def revoke(
     inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Revoke an administrator. The chain refuses this if too few would be left to agree on
-    anything."""
+    """Revoke an administrator. The chain refuses this if too few would be left to agree."""
     node = node_id(_public_key(key))
 
     async def work(operator: Operator) -> dict[str, Any]:
@@ -96,7 +95,7 @@ def add_root(
     certificate: RootFile,
     *,
     kind: Annotated[
-        Literal["mobile", "environment", "both"], typer.Option(help="What its devices may be.")
+        Literal["mobile", "environment", "both"], typer.Option(help="Kinds of its devices.")
     ] = "mobile",
     privilege: Annotated[
         int, typer.Option(min=0, max=255, help="The highest level that its devices may have.")
@@ -107,7 +106,7 @@ def add_root(
     """Admit devices whose factory certificate (IEEE 802.1AR) chains to this root."""
     root = _root(certificate)
     if not is_root(root):
-        raise ConfigurationError(f"{certificate}: may not issue certificates: it is no root")
+        raise ConfigurationError(f"{certificate}: not a root: it may not issue certificates")
     kinds: tuple[DeviceKind, ...] = ("environment", "mobile") if kind == "both" else (kind,)
 
     async def work(operator: Operator) -> dict[str, Any]:
@@ -128,7 +127,7 @@ def withdraw_root(
 
     async def work(operator: Operator) -> dict[str, Any]:
         if root not in operator.roots:
-            return _result(certificate, digest(root), "does not count", changed=False)
+            return _result(certificate, digest(root), "is not in force", changed=False)
         done = await operator.withdraw_root(root)
         return _result(certificate, digest(root), outcome(done))
 

@@ -23,7 +23,7 @@ __all__ = ["catch_up", "consensus", "memory", "switch", "traces"]
 Replicas = Annotated[int, typer.Option(min=4, max=64, help="Replica processes.")]
 InFlight = Annotated[
     int,
-    typer.Option(min=1, max=10_000, help="Requests in flight, each from an identity of its own."),
+    typer.Option(min=1, max=10_000, help="Requests in flight, each from its own identity."),
 ]
 Payload = Annotated[int, typer.Option(min=300, max=4096, help="Bytes of a whole signed request.")]
 Store = Annotated[
@@ -40,7 +40,7 @@ def consensus(
     store: Store = "sqlite",
     for_ms: Annotated[
         float | None,
-        time_option("--for", "How long to measure: 5s, or 2s for each round of --table."),
+        time_option("--for", "How long to measure; default: 5s, or 2s for each round of --table."),
     ] = None,
     requests: Annotated[
         int | None, typer.Option(min=1, help="Measure this many requests instead.")
@@ -83,7 +83,7 @@ def consensus(
     )
     if table:
         if profile is not None:
-            raise ConfigurationError("--profile and --table do not go together: profile one row")
+            raise ConfigurationError("--profile and --table cannot be combined: profile one row")
         _table(plan, as_json=as_json)
         return
     result = measure(plan, say)
@@ -94,7 +94,7 @@ def consensus(
 
 
 def _table(plan: BenchPlan, *, as_json: bool) -> None:
-    """A row is printed as soon as it is measured, so that an interrupted table is not lost."""
+    """Prints each row as soon as it is measured, so that an interrupted table is not lost."""
     rows = []
     found = tables.measure_table(plan, tables.REPLICAS, tables.IN_FLIGHT, tables.ROUNDS, say)
     results = []
@@ -120,7 +120,7 @@ def memory(
     ] = "suspended",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure each replica's memory over many requests, beside a peer that reads or answers late.
+    """Measure each replica's memory over many requests, while one peer does not read or is slow.
 
     Example: testbed bench memory --requests 100000 --peer suspended
     """
@@ -161,7 +161,7 @@ def traces(
     requests: Annotated[int, typer.Option(min=10, help="Requests of a turn.")] = 4000,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what tracing costs a replica: the ratio of CPU time with and without traces, in
+    """Measure the cost of tracing for a replica: the ratio of CPU time with and without traces, in
     turns.
 
     Example: testbed bench traces --pairs 20 --every 10
@@ -186,7 +186,8 @@ def switch(
     requests: Annotated[int, typer.Option(min=10, help="Requests of a turn.")] = 4000,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what the switch of campaigns costs a replica without an order: the ratio of CPU time.
+    """Measure the cost of a campaign's switch without an order for a replica: the ratio of CPU
+    time.
 
     Example: testbed bench switch --pairs 20
     """
@@ -230,7 +231,7 @@ def catch_up(
     blocks: Annotated[int, typer.Option(min=100, help="Blocks that it misses.")] = 10_000,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how fast a replica catches up that was down for many blocks, while the others go on.
+    """Measure how fast a replica that was down for many blocks catches up while the others go on.
 
     Example: testbed bench catch-up --blocks 10000
     """

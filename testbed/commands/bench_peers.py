@@ -1,5 +1,5 @@
-"""`testbed bench peers|against|views`: beside BFT-SMaRt; beside another checkout of this project;
-and what view changes of many replicas cost."""
+"""`testbed bench peers|against|views`: comparisons with BFT-SMaRt and with another checkout of this
+project; the cost of view changes with many replicas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from testbed.report.pairing import estimate_in_words
 
 __all__ = ["against", "peers", "views"]
 
-_REPLICAS_MOST = 123  # whose NEW-VIEW fits into a frame
+_REPLICAS_MOST = 123  # so many that a NEW-VIEW fits into a frame
 
 
 def peers(
@@ -45,8 +45,8 @@ def peers(
 ) -> None:
     """Run BFT-SMaRt's micro-benchmark from your own build, then this project, on this machine.
 
-    It needs java, and a config/hosts.config with at least four replicas on 127.0.0.1. What both
-    print is measured in this run. testbed/bench/README.md says what must be alike.
+    It needs java, and a config/hosts.config with at least four replicas on 127.0.0.1. Both are
+    measured in this run. testbed/bench/README.md says what must be equal.
     """
     build = bft_smart.absolute()
     replicas = len(hosts(build))
@@ -99,13 +99,13 @@ def against(
         int, typer.Option(min=1, max=10_000, help="Requests in flight under load.")
     ] = 1000,
     pairs: Annotated[
-        int, typer.Option(min=1, help="Turns of each: 6 or more have an interval.")
+        int, typer.Option(min=1, help="Turns of each. An interval needs 6 or more.")
     ] = 9,
     alone: Annotated[int, typer.Option(min=1, help="Requests of a turn, one at a time.")] = 500,
     requests: Annotated[int, typer.Option(min=1, help="Requests of a turn, under load.")] = 5000,
     as_json: JsonOption = False,
 ) -> None:
-    """This project beside another checkout of it, in turns, as ratios of neighbours.
+    """Compare this checkout with another one, in turns. Prints ratios of neighbouring turns.
 
     Example: testbed bench against ../testbed-before --store memory
     """

@@ -1,4 +1,4 @@
-"""`testbed bench provision`: how long hosts take to be made ready; on an emulated lab, as root."""
+"""`testbed bench provision`: how long it takes to provision hosts; on an emulated lab, as root."""
 
 from __future__ import annotations
 

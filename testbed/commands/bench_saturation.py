@@ -34,9 +34,9 @@ def saturation(
         "poisson"
     ),
     start: Annotated[float, typer.Option("--from", min=1, help="Sends/s of the first step.")] = 100,
-    to: Annotated[float, typer.Option(min=1, help="Sends/s that no step goes beyond.")] = 20_000,
+    to: Annotated[float, typer.Option(min=1, help="The most sends/s of a step.")] = 20_000,
     growth: Annotated[
-        float, typer.Option(min=1.05, max=10, help="Each step to the one before.")
+        float, typer.Option(min=1.05, max=10, help="Factor from each step to the next.")
     ] = 1.5,
     step_ms: Annotated[
         float | None, time_option("--step", "How long a step lasts.", default="5s")
@@ -50,7 +50,7 @@ def saturation(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Offer more and more load, open-loop, until the replicas do not keep up; name the knee.
+    """Offer more and more load, open-loop, until the replicas cannot keep up, and name the knee.
 
     Latency counts from the intended send. The load ends with the first step in which less than 95 %
     is answered within 5 s, or the median latency is above three times that of the first step.
@@ -59,7 +59,7 @@ def saturation(
     testbed bench saturation --devices 2000 --figure saturation.svg
     """
     kind = figure_kind(figure)
-    # It takes half a second to import what draws.
+    # The drawing code takes half a second to import.
     from testbed.bench.saturation import BenchPlan, measure  # noqa: PLC0415
     from testbed.report.saturation_plot import draw_saturation  # noqa: PLC0415
     from testbed.report.style import WATERMARK, rendered, styled  # noqa: PLC0415

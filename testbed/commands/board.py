@@ -1,4 +1,4 @@
-"""`testbed board list`: the sensor boards of a lab, and whether each is read."""
+"""`testbed board list`: the sensor boards of a lab, and whether their devices read them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def board() -> None:
 
 @app.command("list")
 def list_boards(inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
-    """Show each sensor board: host, port, firmware, who reads it, since when, and its last reading.
+    """Show each sensor board: host, port, firmware, which process reads it and since when, and its
+    last reading.
 
     The boards are those of the lab that is up; if none is up, those of the inventory. Ports are
     found by the boards' identity. Changes nothing. Exit code 0 all hosts answered, 4 some did not,
@@ -51,7 +52,7 @@ def list_boards(inventory: InventoryOption = None, as_json: JsonOption = False) 
         def runs(name: str) -> bool:
             if running is not None:
                 return processes[name].pid is not None
-            return unit_of(name) in host.units()  # of a campaign, perhaps
+            return unit_of(name) in host.units()  # perhaps of a campaign
 
         return look_at_boards(lab, host, runs)
 

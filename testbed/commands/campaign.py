@@ -55,7 +55,7 @@ def list_kinds(
     ] = False,
     stages: Annotated[
         bool,
-        typer.Option("--stages", help="Print by what means each kind is done in each type of lab."),
+        typer.Option("--stages", help="Print how each kind is done in each type of lab."),
     ] = False,
     name: Annotated[str | None, typer.Argument(help="Describe this kind only.")] = None,
     inventory: InventoryOption = None,
@@ -91,8 +91,8 @@ def list_kinds(
 
 
 def stage_rows(inventory: Path | None) -> list[tuple[str, ...]]:
-    """One row per kind: the mechanism in each stage (on some host at least), or why there is none.
-    Stages are the labs that ship with the testbed, or the one of `inventory`."""
+    """One row per kind: its mechanism in each stage (on at least one host), or the reason why there
+    is none. Stages are the labs that ship with the testbed, or the lab of `inventory`."""
     labs = [load_lab(inventory)] if inventory else _stage_labs()
     rows = [("KIND", *(lab.stage_name().upper() for lab in labs))]
     for kind in kinds().values():
@@ -129,7 +129,7 @@ def _described(kind: Kind) -> dict[str, object]:
 
 @app.command()
 def show(campaign: Annotated[str, typer.Argument(help="Name or file.")]) -> None:
-    """Print a campaign file, as a start for your own: testbed campaign show quick-start >
+    """Print a campaign file, to start your own from it: testbed campaign show quick-start >
     mine.yaml."""
     typer.echo(find_campaign(campaign).read_text(), nl=False)
 

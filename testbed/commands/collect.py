@@ -1,4 +1,4 @@
-"""`testbed collect`: a result bundle from a lab that is up, while it goes on."""
+"""`testbed collect`: makes a result bundle of a running lab, which continues."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def collect(
 ) -> None:
     """Write a result bundle of a lab that is up: logs, ledgers, verdicts and a report.
 
-    The lab goes on. `testbed ledger verify` and `testbed report` work on the bundle. Exit code 1 if
-    a safety property does not hold.
+    The lab continues. `testbed ledger verify` and `testbed report` work on the bundle. Exit code 1
+    if a safety property does not hold.
     """
     running = find_running(inventory)
     bundle = collect_running(running, out or RUNS_DIR, say)
@@ -42,7 +42,7 @@ def collect(
     else:
         typer.echo(f"{bundle.path}: {summary.blocks} blocks, {summary.records} records")
         for name in broken:
-            typer.echo(f"does not hold: {name}", err=True)
+            typer.echo(f"broken: {name}", err=True)
         for each in unknown:
             typer.echo(f"not judged: {each.name}: {each.detail}", err=True)
     if broken:

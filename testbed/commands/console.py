@@ -1,4 +1,4 @@
-"""`testbed console`: a terminal on a board's serial line, also when its port is far away."""
+"""`testbed console`: a terminal on a board's serial line, even if its port is on another host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What `up`, `run` and `resume` say with `--check`: what each host would run, or why it cannot."""
+"""The output of `up`, `run` and `resume` with `--check`: what each host would run, or why it
+cannot."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ __all__ = ["look_before"]
 
 
 def look_before(command: Sequence[str], lab: Lab, *, as_json: bool) -> int:
-    """Print what each host would run. Starts and takes nothing. Returns the exit code."""
+    """Print what each host would run. Starts nothing and takes no lease. Returns the exit code."""
     began_s = time.monotonic()
     wheelhouse = Wheelhouse()
     names = {host: [n.name for n in layout(lab) if n.host == host] for host in lab.active}

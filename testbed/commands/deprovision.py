@@ -1,4 +1,4 @@
-"""`testbed deprovision`: leave nothing of ours on the hosts of a lab."""
+"""`testbed deprovision`: removes everything of ours from the hosts of a lab."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def deprovision(
 ) -> None:
     """Restore every host, then remove our services, environment, keys and files from it.
 
-    Exit code 0 nothing of ours is left, 4 on some hosts it is, 3 on all.
+    Exit code 0 nothing of ours is left, 4 something is left on some hosts, 3 on all.
     """
 
     def work(host: Host, step: Step) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """`testbed device`: list, show, admit, renew, grant and revoke devices of a running lab.
 
-Exit codes: 0 done, or there was nothing left to do; 1 the chain or the gateway said no; 2 usage
-(no such device, no lab is up); 3 the lab does not answer.
+Exit codes: 0 done, or there was nothing to do; 1 the chain or the gateway refused; 2 usage (no such
+device, no lab is up); 3 the lab does not answer.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def renew(
 
 @app.command()
 def admit(
-    name: Annotated[str, typer.Argument(help="What the new device is called.")],
+    name: Annotated[str, typer.Argument(help="Name of the new device.")],
     *,
     directory: Annotated[Path, typer.Option("--dir", help="Its key and files are kept here.")],
     privilege: Annotated[int, typer.Option(min=0, max=255, help="The level that it may have.")] = 1,
@@ -195,7 +195,7 @@ def admit(
     start: Annotated[
         bool,
         typer.Option(
-            help="Start the device now, or only write the files that a device of your own needs."
+            help="Start the device now, or only write the files that your own device needs."
         ),
     ] = True,
     inventory: RunningOption = None,
@@ -283,7 +283,7 @@ def bar(
 
 
 def _make_empty(directory: Path) -> None:
-    """Before a voucher is spent on it."""
+    """Makes the directory, or checks that it is empty. Call it before a voucher is spent."""
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if any(directory.iterdir()):
@@ -305,7 +305,7 @@ def _must_stand(name: str, identity: Identity) -> None:
 
 
 async def _order(operator: Operator, name: str, order: Order) -> None:
-    """Hand a device what it shall do itself."""
+    """Gives a device an order that it carries out itself."""
     await asyncio.to_thread(deliver, operator.running, name, order)
 
 
@@ -314,8 +314,8 @@ async def _until(operator: Operator, condition: Callable[[], bool]) -> None:
     while not condition():
         if time.monotonic() > deadline_s:
             raise LabFault(
-                f"the device has not done it within {WAIT_S_MAX:.0f} s; it will when it can: is "
-                "its process running?"
+                f"the device has not done it within {WAIT_S_MAX:.0f} s, and will do "
+                "it later: is its process running?"
             )
         await asyncio.sleep(POLL_S)
         await operator.refresh()

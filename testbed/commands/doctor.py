@@ -23,7 +23,7 @@ from testbed.wheelhouse import Wheelhouse
 
 __all__ = ["app"]
 
-REASON_CHARS_MAX = 120  # of a proposed quarantine: a person may say more
+REASON_CHARS_MAX = 120  # the reason in a proposed quarantine; a person may write a longer one
 
 app = typer.Typer(add_completion=False)
 Findings = Sequence[Finding]
@@ -75,7 +75,7 @@ def _judged(lab: Lab, outcomes: Sequence[Outcome[Examined]]) -> list[Outcome[Fin
 
 
 def _unfit(outcome: Outcome[Findings]) -> str:
-    """Why a host must not take part in a run, or nothing."""
+    """Why a host must not take part in a run; empty if it may."""
     if not outcome.ok:
         return outcome.problem.splitlines()[0].removeprefix(f"{outcome.host}: ")
     failed = [f for f in outcome.value or () if f.grade == "failed"]
@@ -112,7 +112,8 @@ def _print(
 
 
 def _fixes(found: Mapping[str, Findings], *, everyone: bool) -> Iterable[str]:
-    """What fixes something, once for all hosts that it fixes. `everyone`: all of the lab."""
+    """The fixes. Each is printed once for all hosts that it fixes. `everyone`: all hosts of the
+    lab."""
     fixes: dict[tuple[str, bool], dict[str, None]] = {}
     for host, findings in found.items():
         for finding in findings:
@@ -127,7 +128,7 @@ def _fixes(found: Mapping[str, Findings], *, everyone: bool) -> Iterable[str]:
 
 
 def _ways_on(lab: Lab, unfit: Mapping[str, str]) -> Iterable[str]:
-    """The commands that leave hosts out, one after the other: each as it will be accepted then."""
+    """The commands that leave hosts out, one after the other. Each will be accepted at its turn."""
     gone: list[str] = []
     needed: dict[str, list[str]] = {}
     for host, why in unfit.items():

@@ -68,7 +68,7 @@ def _say_what_ends(running: RunningLab, *, as_json: bool) -> None:
 
 def _end(running: RunningLab) -> None:
     os.kill(running.pid, signal.SIGTERM)
-    os.kill(running.pid, signal.SIGCONT)  # a stopped process hears of it only when it goes on
+    os.kill(running.pid, signal.SIGCONT)  # a stopped process gets the signal only when it continues
     deadline_s = time.monotonic() + END_S_MAX
     while Path(running.home).exists():
         if time.monotonic() > deadline_s:

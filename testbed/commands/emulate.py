@@ -38,10 +38,10 @@ def up(
     hosts: Annotated[int, typer.Option(min=1, max=HOSTS_MAX, help="How many hosts.")] = 6,
     boards: Annotated[int, typer.Option(min=0, max=BOARDS_MAX, help="How many boards.")] = 2,
     login: Annotated[
-        Login, typer.Option(help="Who logs in: pi has sudo and a home of its own.")
+        Login, typer.Option(help="The login: pi has sudo and a home of its own.")
     ] = "pi",
     systemd: Annotated[
-        bool, typer.Option("--systemd/--no-systemd", help="What starts and supervises units.")
+        bool, typer.Option("--systemd/--no-systemd", help="Run systemd in the hosts.")
     ] = True,
     wrong_clock: Annotated[
         bool,
@@ -54,7 +54,7 @@ def up(
         typer.Option(metavar="PERCENT", help="Share of one core that each host gets, as 20%."),
     ] = None,
     disk_mb: Annotated[
-        int, typer.Option(min=16, help="Size of a host's disk, which lies in memory.")
+        int, typer.Option(min=16, help="Size of a host's disk, which is in memory.")
     ] = 2048,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the lab's inventory and keys.")
@@ -127,7 +127,7 @@ def reboot(host: HostArgument, inventory: LabOption = _DEFAULT_LAB) -> None:
 @app.command()
 def throttle(
     host: HostArgument,
-    bits: Annotated[str, typer.Argument(help="As 0x50005; 0 for fine; none for no firmware.")],
+    bits: Annotated[str, typer.Argument(help="As 0x50005; 0: no throttling; none: no firmware.")],
     inventory: LabOption = _DEFAULT_LAB,
 ) -> None:
     """Make a host's firmware report throttling, as `vcgencmd get_throttled` does on a Pi."""
@@ -162,7 +162,7 @@ def link(
     for_ms: Annotated[float, time_option("--for", "Clear it after this time; default: never.")] = 0,
     inventory: LabOption = _DEFAULT_LAB,
 ) -> None:
-    """Shape one direction of the link between two hosts, where the kernel cannot. Without options:
+    """Shape one direction of the link between two hosts, if the kernel cannot. Without options:
     clear it."""
     share = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%?", loss)
     if not share or float(share[1]) > 100:
@@ -179,7 +179,7 @@ def link(
 
 @app.command()
 def links(inventory: LabOption = _DEFAULT_LAB, as_json: JsonOption = False) -> None:
-    """Show how links are shaped now, and what became of their frames."""
+    """Show how links are shaped now, and how many frames passed, were lost and so on."""
     answer = lab.find(inventory.parent).ask(do="links")["links"]
     if as_json:
         print_json(answer)

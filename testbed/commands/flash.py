@@ -39,7 +39,7 @@ def flash_boards(
     ] = None,
     rename: Annotated[
         bool,
-        typer.Option("--rename", help="Also flash a board that has the name of another board."),
+        typer.Option("--rename", help="Flash a board even if it has the name of another board."),
     ] = False,
     check: CheckOption = False,
     as_json: JsonOption = False,

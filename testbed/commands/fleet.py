@@ -1,4 +1,5 @@
-"""What commands that work on many hosts share: `--limit`, the table, what failed, how to retry."""
+"""The shared parts of commands that work on many hosts: `--limit`, the table, failures, how to
+retry."""
 
 from __future__ import annotations
 
@@ -41,8 +42,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Shown(Generic[T]):
-    """What a command shows of each host: cells of a table for people, a mapping for machines.
-    `each`: what a row is about, if it is not a host."""
+    """How a command shows each host: cells of a table for people, a mapping for machines. `each`:
+    the noun for a row, if it is not a host."""
 
     heading: tuple[str, ...]
     cells: Callable[[T], Sequence[str]]
@@ -60,8 +61,8 @@ def on_hosts(
     as_json: bool,
     more: Mapping[str, Any] | None = None,
 ) -> list[Outcome[T]]:
-    """Do `work` on a lab's hosts and report it. `command`: the words that do it again. `more`
-    stands beside the hosts in the JSON."""
+    """Do `work` on a lab's hosts and report it. `command`: the words that retry it. `more` is added
+    to the JSON beside the hosts."""
     began_s = time.monotonic()
     with ssh_hosts(lab, limited(lab, limit)) as hosts:
         progress = Progress(command[0], quiet=as_json)
@@ -80,7 +81,7 @@ def show(
     together: bool = False,
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Report what became of all hosts. `together`: it is done to all of them or to none."""
+    """Report the results of all hosts. `together`: the work is done on all of them or on none."""
     if as_json:
         _print_json(outcomes, took_s, shown, more or {})
     else:
@@ -112,8 +113,8 @@ def _print_json(
 def _print_table(
     outcomes: Sequence[Outcome[T]], shown: Shown[T], command: Sequence[str], *, together: bool
 ) -> None:
-    """One row per host. Below it what failed, hosts that failed alike together, and the command
-    that does it again: for those that failed, or as it was for all or none (`together`)."""
+    """Prints one row per host. Below are the failures (hosts with the same failure together) and
+    the command that retries: for the hosts that failed, or unchanged with `together`."""
     rows: list[Sequence[str]] = [(shown.each, *shown.heading, "SECONDS")]
     for outcome in outcomes:
         failed = ["FAILED", *["-"] * (len(shown.heading) - 1)]
@@ -137,7 +138,7 @@ LEASES_SHOWN: Shown[str] = Shown(
 
 
 def lease_exit_code(outcomes: Sequence[Outcome[str]]) -> int:
-    """5 if somebody else has one of the hosts; else as all commands."""
+    """5 if somebody else has one of the hosts; otherwise as for all commands."""
     if any(isinstance(outcome.error, LockedError) for outcome in outcomes):
         return LockedError.exit_code
     return exit_code(outcomes)

@@ -109,10 +109,10 @@ def prometheus(
     system: SystemOption = "chain",
     as_json: JsonOption = False,
 ) -> None:
-    """Print where the processes of a lab give metrics; with --json as Prometheus's file_sd_configs
-    reads it.
+    """Print the addresses at which the processes of a lab give metrics; with --json in the format
+    of Prometheus's file_sd_configs.
 
-    The lab must say `metrics: {port: 9100}`. testbed/monitoring/README.md shows the rest.
+    The inventory must have `metrics: {port: 9100}`. testbed/monitoring/README.md shows the rest.
 
     \b
     testbed inventory prometheus -i lab.yaml --json > targets.json
@@ -144,7 +144,7 @@ def prometheus(
 
 @app.command()
 def discover(inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
-    """Find out what an inventory should say of the hosts: hardware serial numbers, sensor boards.
+    """Ask the hosts what the inventory should say of them: hardware serial numbers, sensor boards.
 
     Changes nothing. Exit code 0 all hosts answered, 4 some did not, 3 none did.
     """
@@ -170,10 +170,10 @@ def trust(
     host: Annotated[str, typer.Argument(help="Name of a host of the inventory.")],
     inventory: InventoryOption = None,
     fingerprint: Annotated[
-        str | None, typer.Option(metavar="SHA256:...", help="Trust it only if it is this one.")
+        str | None, typer.Option(metavar="SHA256:...", help="Trust only this fingerprint.")
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Trust whatever key it shows, without asking.")
+        bool, typer.Option("--yes", help="Trust the key that the host shows, without asking.")
     ] = False,
     check: CheckOption = False,
 ) -> None:

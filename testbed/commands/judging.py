@@ -1,6 +1,6 @@
-"""What the commands that judge share: showing what came of a bundle.
+"""The shared part of commands that judge: they show the result of a bundle.
 
-Everything that reads results loads only when there is something to judge.
+Code that reads results is imported only when there is something to judge.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ _COLUMNS_IN_FILES = 160
 
 @contextmanager
 def shown_if_the_lab_fails(judging: Judging, *, as_json: bool) -> Iterator[None]:
-    """What there is of a campaign is judged and shown also if the lab fails, before its error."""
+    """If the lab fails, judges and shows what there is of the campaign, before the error."""
     try:
         yield
     except LabFault:
         for run in judging.bundle.runs:
             if run.was_collected:
                 judging.run(run)
-        if not as_json:  # there the error is the one document
+        if not as_json:  # with --json the error is the only document
             finish(judging, as_json=False)
         raise
 
 
 def finish(judging: Judging, *, as_json: bool) -> int:
-    """Judge a bundle, each of whose runs was judged; print its summary and return the exit code."""
+    """Judge a bundle after all its runs were judged, print its summary, and return the exit
+    code."""
     return show(judging.bundle, judging.whole(), as_json=as_json)
 
 
 def show(bundle: Bundle, summary: Summary, *, as_json: bool) -> int:
-    """Print what came of a bundle, and return the exit code."""
+    """Print the result of a bundle, and return the exit code."""
     from rich.console import Console  # noqa: PLC0415 - only now there is something to print
 
     from testbed.report.summary import EXIT_CODES  # noqa: PLC0415 - loads statistics
@@ -55,7 +56,7 @@ def show(bundle: Bundle, summary: Summary, *, as_json: bool) -> int:
     if as_json:
         print_json(msgspec.to_builtins(summary) | {"bundle": str(bundle.path)})
     else:
-        # In a file or a CI log no row is broken: there is no screen that it must fit.
+        # Rows in a file or a CI log are not broken, because there is no screen width.
         console = Console(width=None if sys.stdout.isatty() else _COLUMNS_IN_FILES)
         notes = tuple(
             as_typed(note.replace(" BUNDLE", f" {bundle.typed}")) for note in summary.notes

@@ -37,9 +37,9 @@ Where = Annotated[
 def verify(where: Where, as_json: JsonOption = False) -> None:
     """Check every block from genesis: heads, links, Merkle roots, records, all signatures.
 
-    Reads only the files. If something does not hold, it names the file, height and field, and the
-    exit code is 1. The genesis is the one that the run was made from. A single file can only be
-    checked against its own genesis, so compare the network id that is printed.
+    Reads only the files. If something is wrong, it names the file, height and field, and the exit
+    code is 1. The genesis is that of the run. A single file can only be checked against its own
+    genesis, so compare the printed network id.
     """
     paths, genesis = _databases(where)
     report = verify_ledgers(paths, genesis)
@@ -76,7 +76,7 @@ app.command("export-proof")(export_proof)
 
 
 def _databases(where: str) -> tuple[list[Path], Genesis | None]:
-    """Files to read and the pinned genesis, if there is one."""
+    """The files to read, and the pinned genesis if there is one."""
     if Path(where).is_file():
         return [Path(where)], None
     run = find_run(where)
@@ -98,11 +98,11 @@ def _in_words(report: LedgerReport) -> str:
         if file.pruned:
             lines.append(
                 f"  pruned up to height {file.pruned_to}: of {file.pruned} records of data payload "
-                "and device signature are gone; that they were good rests on the replicas' word"
+                "and device signature are gone; only replicas say that they were valid"
             )
         lines += [f"  {finding}" for finding in file.findings]
     lines.append(
-        f"f+1 replicas or a quorum's checkpoint vouch for the chain up to height {report.proven}"
+        f"f+1 replicas or a quorum's checkpoint confirm the chain up to height {report.proven}"
     )
     return "\n".join(lines)
 

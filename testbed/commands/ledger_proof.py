@@ -1,6 +1,7 @@
-"""`testbed ledger export-proof`: a device's certificate as files that openssl and a shell check.
+"""`testbed ledger export-proof`: writes a device's certificate as files that openssl and a shell
+can check.
 
-A part of `commands/ledger`; what goes into the files is collected in `testbed.proofs`.
+A part of `commands/ledger`; `testbed.proofs` collects the content of the files.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def _read(carrier: Path) -> bytes:
 
 
 def _node(device: str, run: RunFolder | None, ledgers: Ledgers) -> bytes:
-    """A process's name stands for the id that it logged when it started last."""
+    """The node id. A process's name means the id that it logged at its newest start."""
     if run is not None and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", device):
         started = [
             line["id"]
@@ -123,7 +124,7 @@ def _node(device: str, run: RunFolder | None, ledgers: Ledgers) -> bytes:
 
 
 def _write(out: Path, files: dict[str, bytes], *, force: bool) -> None:
-    """Sums last: an export that was cut short does not verify."""
+    """Writes the sums last, so an incomplete export does not verify."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if force:
@@ -140,7 +141,7 @@ def _write(out: Path, files: dict[str, bytes], *, force: bool) -> None:
 
 
 def _remove_earlier(out: Path) -> None:
-    """Only files named as ours: `verify.sh` refuses a directory that holds others."""
+    """Removes only files with our names, because `verify.sh` refuses a directory with others."""
     if (out / _SUMS).is_file() and (out / "verify.sh").is_file():
         for path in out.iterdir():
             if _EXPORTED.fullmatch(path.name):

@@ -29,7 +29,7 @@ __all__ = ["app"]
 
 LOCK_MAX = "7d"
 ASK_AGAIN_S = 2.0
-"""While `--wait` waits for somebody else's lease to end."""
+"""How often `--wait` asks whether somebody else's lease has ended."""
 
 app = typer.Typer(add_completion=False)
 
@@ -100,7 +100,7 @@ def _lock_all(hosts: Mapping[str, Host], lease_s: float) -> list[Outcome[str]]:
         return outcomes
     free = [outcome.host for outcome in give_back() if outcome.ok]
     return [
-        replace(o, value="given back" if o.host in free else "not given back: unlock it")
+        replace(o, value="given back" if o.host in free else "not released: unlock it")
         if o.ok
         else o
         for o in outcomes

@@ -1,4 +1,4 @@
-"""`testbed logs`: what the processes of a lab print, wherever they run."""
+"""`testbed logs`: prints the output of a lab's processes, wherever they run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def logs(
         bool, typer.Option("-f", "--follow", help="Continue to print new lines as they come.")
     ] = False,
     lines: Annotated[
-        int, typer.Option("-n", "--lines", min=0, max=100_000, help="Of each process.")
+        int, typer.Option("-n", "--lines", min=0, max=100_000, help="Lines of each process.")
     ] = 20,
 ) -> None:
     """Print the last lines that processes printed.
@@ -68,12 +68,12 @@ class _Reader:
         self._printing = threading.Lock()
 
     def read(self, name: str) -> str:
-        """What was wrong, or ""."""
+        """Reads one log. Returns what was wrong, or ""."""
         host = self._hosts[name]
         path = str(host.log_path(unit_of(name)))
         try:
             count = 0
-            if host.exists(path):  # else nothing yet
+            if host.exists(path):  # otherwise it has no output yet
                 count = int(host.run(["wc", "-l", path]).stdout.split()[0])
                 first = max(0, count - self._lines)
                 printed = host.run(["tail", "-n", f"+{first + 1}", path]).stdout.splitlines()
@@ -97,7 +97,7 @@ class _Reader:
 
 @contextmanager
 def _processes(inventory: Path | None) -> Iterator[Mapping[str, Host]]:
-    """The host of each process by the name of the process."""
+    """The host of each process, by the process's name."""
     running = newest_running(inventory)
     with ExitStack() as stack:
         if running is not None:

@@ -1,4 +1,4 @@
-"""`testbed model calibrate|predict|curve`: what consensus takes over the number of replicas."""
+"""`testbed model calibrate|predict|curve`: time to consensus over the number of replicas."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ __all__ = ["calibrate", "curve", "predict"]
 CalibrationOption = Annotated[
     Path | None,
     typer.Option(
-        "--calibration", metavar="FILE", help="What `calibrate` wrote; default: the shipped one."
+        "--calibration", metavar="FILE", help="A file from `calibrate`; default: the shipped one."
     ),
 ]
 MeasuredOption = Annotated[
     Path | None,
-    typer.Option("--measured", metavar="FILE", help="Rounds that `predict --json` measured."),
+    typer.Option("--measured", metavar="FILE", help="A file of rounds from `predict --json`."),
 ]
-FitOption = Annotated[str, typer.Option(metavar="N,N", help="Sizes that prices are fitted to.")]
+FitOption = Annotated[str, typer.Option(metavar="N,N", help="Sizes to which prices are fitted.")]
 RoundsOption = Annotated[int, typer.Option(min=1, max=100, help="How often all is measured.")]
 BlocksOption = Annotated[
     int, typer.Option(min=10, max=10_000, help="Blocks at each size in each round.")
@@ -63,15 +63,16 @@ def calibrate(
     ] = None,
     calibration: CalibrationOption = None,
 ) -> None:
-    """Measure what the work of a replica takes on this machine, and print it as JSON.
+    """Measure how long a replica's work takes on this machine, and print it as JSON.
 
     Each kind of message is opened and handled alone in this process, on its CPU clock; signatures,
-    disk and loopback link apart. The cost of sending is fitted to the CPU time of real replicas, at
-    two sizes or more. All is measured in rounds; each price is the median over them.
+    disk and loopback link are measured separately. The cost of sending is fitted to the CPU time of
+    real replicas, at two sizes or more. Everything is measured in rounds; each price is the median
+    over them.
 
     With --measured nothing is measured: the prices are those of the rounds in that file. With
-    --bundle neither: link delays and syncs of a calibration are replaced by those of a traced run,
-    as of a lab; `last` is the newest one.
+    --bundle nothing is measured either: link delays and syncs of a calibration are replaced by
+    those of a traced run, for example of a lab; `last` is the newest one.
 
     \b
     testbed model calibrate > calibration.json
@@ -80,7 +81,7 @@ def calibrate(
     """
     if bundle is not None:
         if measured is not None:
-            raise ConfigurationError("--measured: not with --bundle; calibrate from each alone")
+            raise ConfigurationError("--measured: not with --bundle; give one of them")
         print_json(msgspec.to_builtins(_of_bundle(bundle, calibration)))
         return
     if calibration is not None:
@@ -95,14 +96,14 @@ def calibrate(
 def _rounds(
     measured: Path | None, fit: str, replicas: str, rounds: int, blocks: int
 ) -> Predictions:
-    """Of a file, or measured now."""
+    """The rounds of a file, or rounds that are measured now."""
     from testbed.model.predict import measure_rounds, read_predictions  # noqa: PLC0415 - see above
 
     if measured is not None:
         return read_predictions(measured)
     wanted = sizes("--fit", fit)
     if len(wanted) < 2:
-        raise ConfigurationError(f"--fit {fit}: two sizes are the fewest, as 4,7")
+        raise ConfigurationError(f"--fit {fit}: give two sizes or more, as 4,7")
     others = sizes("--replicas", replicas) if replicas else ()
     return measure_rounds(wanted, others, rounds=rounds, blocks=blocks, say=say)
 
@@ -125,7 +126,7 @@ def _of_bundle(bundle: str, calibration: Path | None) -> Calibration:
         ),
         costs=msgspec.structs.replace(known.costs, delays_us=seen.delays_us, sync_us=seen.sync_us),
     )
-    try:  # a stranger's traces may say anything
+    try:  # a stranger's traces may have any content
         return msgspec.convert(msgspec.to_builtins(found), Calibration)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{run.path}: its traces have impossible times: {error}") from None
@@ -140,11 +141,12 @@ def predict(
     measured: MeasuredOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict loopback networks of other sizes, measure them, and print how wrong it was.
+    """Predict loopback networks of other sizes, measure them, and print the error of the
+    prediction.
 
-    One request at a time; the time is from the proposal to its execution, at the proposer. Each
-    round calibrates, and measures all sizes; its prediction is compared with what it measured
-    itself. The interval is that of the rounds: six are the fewest that have one.
+    There is one request at a time; the time is from the proposal to its execution, at the proposer.
+    Each round calibrates and measures all sizes, and its prediction is compared with its own
+    measurements. The interval is over the rounds, and needs six or more.
 
     With --measured nothing is measured: the table is that of the rounds in that file.
 
@@ -183,7 +185,7 @@ def _compared(rows: list[Compared]) -> str:
 
 
 def _error(ratio: Estimate) -> tuple[str, str]:
-    """With its interval."""
+    """The error with its interval."""
     assert ratio.value is not None
     if ratio.lo is None or ratio.hi is None:
         return _off(ratio.value), "too few rounds"
@@ -219,7 +221,7 @@ def curve(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time to consensus over N: the event model, its closed form, and the real core.
+    """Compute time to consensus over N: by the event model, its closed form, and the real core.
 
     The real core is the code that runs on the boards, in virtual time, at the prices of a
     calibration. Each lever is a curve of its own. N = 100 takes some 15 s of CPU per curve.

@@ -1,4 +1,4 @@
-"""How `device` and `admin` commands work on a running lab: as its operator, with the same words.
+"""The shared part of `device` and `admin` commands: they work as the operator of a running lab.
 
 The operator itself is in `testbed.standing.operator`.
 """
@@ -44,14 +44,14 @@ def operate(inventory: Path | None, work: Callable[[Operator], Awaitable[T]]) ->
 
 
 def lost_ledgers(running: RunningLab) -> str:
-    """Which replicas lost their ledgers, in words. A lab that does not answer has its own error."""
+    """Says which replicas lost their ledgers; "" if that cannot be asked."""
     with suppress(LabFault):
         return without_votes(look(running))
     return ""
 
 
 def print_done(found: dict[str, Any], as_json: bool) -> None:
-    """What was done: the record for machines, `said` for people."""
+    """Print what was done: the record for machines, `said` for people."""
     said = found.pop("said")
     if as_json:
         print_json(found)

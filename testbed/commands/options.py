@@ -1,4 +1,4 @@
-"""Options and printing that commands share, so that each means the same everywhere."""
+"""Options and printing that commands share, so that they mean the same everywhere."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def time_option(
 
 
 def figure_kind(path: Path | None, option: str = "--figure") -> str:
-    """ "svg" or "pdf", by the name of the file. Raises ConfigurationError."""
+    """ "svg" or "pdf", from the name of the file. Raises ConfigurationError."""
     kind = path.suffix[1:] if path is not None else "svg"
     if kind not in ("svg", "pdf"):
         raise ConfigurationError(f"{option} {path}: the name must end with .svg or .pdf")
@@ -86,7 +86,7 @@ def figure_kind(path: Path | None, option: str = "--figure") -> str:
 
 
 def say(text: str) -> None:
-    """Progress: beside the result, never in it."""
+    """Print progress to stderr, so that it is never part of the result."""
     typer.echo(text, err=True)
 
 
@@ -116,7 +116,7 @@ def columns(rows: Iterable[Sequence[object]]) -> str:
 
 
 def one_line(cell: object) -> str:
-    """A cell's text with its line breaks spelled out: a record must not forge a row."""
+    """A cell's text with its line breaks spelled out, because a record must not forge a row."""
     return str(cell).replace("\r", "\\r").replace("\n", "\\n")
 
 

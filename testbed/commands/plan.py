@@ -82,8 +82,8 @@ def _in_words(schedule: Schedule) -> str:
 
 
 def _runs(schedule: Schedule) -> str:
-    """How many, how long, in which order. Setting a run up takes time too: how long, is not known
-    beforehand."""
+    """Says how many runs there are, how long they last, and their order. The time for setting up a
+    run is not known beforehand."""
     count = len(schedule.runs)
     each = f"{count} of {_s(schedule.run_ms)} s"
     if count > 1:

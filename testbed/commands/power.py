@@ -19,13 +19,14 @@ from testbed.hosts.port import Unreachable
 __all__ = ["OFF_S", "app"]
 
 OFF_S = 2.0
-"""How long `cycle` leaves a host without power: capacitors hold a board up for a while."""
+"""How long `cycle` leaves a host without power. Capacitors supply a board for a moment, so it must
+be long enough."""
 
 app = typer.Typer(add_completion=False)
 
 
 class To(StrEnum):
-    """What a power switch can do."""
+    """The actions of a power switch."""
 
     OFF = "off"
     ON = "on"
@@ -39,7 +40,7 @@ def power(
     inventory: InventoryOption = None,
     check: CheckOption = False,
 ) -> None:
-    """Switch the power of hosts off or on, whatever they are doing.
+    """Switch the power of hosts off or on, even while they work.
 
     A host that does not answer is switched too. Exit code 5 if somebody else has a host.
     """
@@ -65,6 +66,6 @@ def _switch(switch: Power, to: To) -> None:
             switch.off()
         if to is To.CYCLE:
             time.sleep(OFF_S)
-    finally:  # an interrupted cycle leaves no host dark
+    finally:  # an interrupted cycle must leave no host without power
         if to is not To.OFF:
             switch.on()

@@ -1,4 +1,4 @@
-"""`testbed provision`: bring everything to the hosts of a lab that they need for a run."""
+"""`testbed provision`: installs on the hosts of a lab everything that they need for a run."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def provision(
     """Install a Python environment, our code and keys on every host, and test that they work.
 
     Hosts need python3 and an SSH server, and no internet. A host that has everything is left alone.
-    Exit code 0 all hosts are ready, 4 some are not (they are named, with the command that tries
-    only them again), 3 none is.
+    Exit code 0 all hosts are ready, 4 some are not (they are named, with the command that retries
+    only them), 3 none is.
     """
     lab = load_lab(inventory)
     nodes = layout(lab)
@@ -66,7 +66,7 @@ def provision(
     outcomes = on_hosts(command, lab, limit, work, shown, as_json=as_json)
     if outcomes and not as_json:
         ready = sum(outcome.ok for outcome in outcomes)
-        what = "looked at, nothing was changed," if check else "ready"
+        what = "checked, nothing was changed," if check else "ready"
         typer.echo(f"{ready} of {len(outcomes)} hosts {what} in {time.monotonic() - began_s:.1f} s")
     raise typer.Exit(exit_code(outcomes))
 

@@ -20,13 +20,13 @@ def quarantine_host(
     host: Annotated[str, typer.Argument(help="Name of a host of the inventory.")],
     *,
     inventory: InventoryOption = None,
-    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; every run says it.")] = (
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; every run shows it.")] = (
         None
     ),
     back: Annotated[bool, typer.Option("--release", help="Take it back into use.")] = False,
     lower_f: Annotated[
         bool,
-        typer.Option("--lower-f", help="Do it although the chain then tolerates fewer faults."),
+        typer.Option("--lower-f", help="Do it even if the chain then tolerates fewer faults."),
     ] = False,
     check: CheckOption = False,
     as_json: JsonOption = False,
@@ -39,7 +39,7 @@ def quarantine_host(
     --release does not raise `chain.f` again, but says so. It can be repeated.
     """
     if inventory is None:
-        raise ConfigurationError("name the inventory file that is to say so: -i FILE")
+        raise ConfigurationError("name the inventory file to change: -i FILE")
     if (reason is None) == (not back):
         raise ConfigurationError("give --reason TEXT, or --release")
     if back:

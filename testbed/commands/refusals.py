@@ -80,7 +80,8 @@ def _attack(broker: BrokerChoice) -> Sequence[Refusal]:
             closing(Attacker(deployment)) as attacker,
         ):
             attacker.become_relay()
-            # Before the operator, who uses the same administrator's key with smaller counters.
+            # The attacker comes before the operator, who uses the same administrator's key with
+            # smaller counters.
             hand = Hand.of(attacker, Random(1))  # noqa: S311 - repeatable, not secret
 
             async def attack() -> Sequence[Refusal]:

@@ -28,9 +28,9 @@ def restore(
 ) -> None:
     """Undo faults, stop our processes and remove link rules on every host, and verify all of it.
 
-    It can be repeated, and it needs no run. It removes only what carries our mark, and names it.
-    Exit code 0 all clean, 6 some are not, or could not be looked at (listed), 5 somebody else has
-    the lab.
+    It can be repeated, and it needs no run. It removes only things with our mark, and names them.
+    Exit code 0 all hosts are clean, 6 some are not, or could not be checked (they are listed), 5
+    somebody else has the lab.
     """
 
     def work(host: Host, step: Step) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`testbed resume`: go on with a campaign that was interrupted, failed or killed."""
+"""`testbed resume`: continues a campaign that was interrupted, failed or killed."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def resume(
     """Make the runs of a campaign that are not complete yet, and leave the others as they are.
 
     Campaign, inventory, code and packages must be the same as before; a difference is named and
-    refused. What an incomplete run left is kept in `attempts/`. The inventory is the file that the
-    first command named; give -i if it is somewhere else now. Runs that were made but not judged are
-    judged. Exit codes are those of `testbed run`; also 0 if there is nothing to do, and 5 if
+    refused. The files of an incomplete run are kept in `attempts/`. The inventory is the file that
+    the first command named; give -i if it is somewhere else now. Runs that were made but not judged
+    are judged. Exit codes are those of `testbed run`; also 0 if there is nothing to do, and 5 if
     another program is writing the bundle.
     """
     bundle = find_bundle(run)

@@ -1,4 +1,4 @@
-"""`testbed run`: run a campaign and say what came of it."""
+"""`testbed run`: runs a campaign and shows its result."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ app = typer.Typer(add_completion=False)
 _ROOT = Path(__file__).resolve().parents[2]
 _EXIT_FINDING = 1
 _EXIT_INTERRUPTED = 130
-_HEARTBEAT_S = 60.0  # between lines where stderr is no terminal
-_FAILURES_MAX = 10  # a sweep stops here: what broke so often needs no more seeds
+_HEARTBEAT_S = 60.0  # between lines if stderr is no terminal
+_FAILURES_MAX = 10  # a sweep stops after so many failures
 
 
 @app.command()
@@ -70,7 +70,7 @@ def simulate(  # noqa: PLR0917 - one parameter per option
         Path | None, typer.Option(help="Write the shortest failing scenario to this file.")
     ] = None,
     mutants: Annotated[
-        bool, typer.Option("--mutants", help="Prove the simulator: run the mutants, print a table.")
+        bool, typer.Option("--mutants", help="Test the simulator: run the mutants, print a table.")
     ] = False,
 ) -> None:
     """Attack the consensus in a deterministic simulation and check every property at every step."""
@@ -122,7 +122,7 @@ def _tricks(arguments: list[str]) -> tuple[tuple[str, int], ...]:
 
 @contextmanager
 def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[Summary], None]]:
-    """A bar on a terminal, else a line now and then; what breaks is told at once."""
+    """A bar on a terminal, otherwise a line now and then. Failures are printed at once."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Heartbeat(total)
@@ -134,7 +134,7 @@ def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[Summary], None]]
 
 
 class _Heartbeat:
-    """Called with the sums so far."""
+    """Prints a line now and then. It is called with the sums so far."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -180,7 +180,8 @@ def _print_summary(summary: Summary, elapsed_s: float) -> None:
 
 
 def _explain(options: Options, failure: Outcome, save: Path | None, console: Console) -> None:
-    """Seed, commit, replay command; then the shortest scenario that fails alike, as a story."""
+    """Prints seed, commit and replay command, then the shortest scenario with the same failure and
+    its transcript."""
     more = "".join(f" --byzantine {trick}:{count}" for trick, count in options.byzantine)
     more += " --es256" if options.es256 else ""
     more += f" --strategy {options.strategy}" if options.strategy != "random" else ""
@@ -244,8 +245,8 @@ def _commit() -> str:
 
 
 def _run_mutants(as_json: bool) -> int:
-    """The mutants live beside the tests and are not shipped, so this works in a checkout only."""
+    """The mutants are beside the tests and are not shipped, so this works only in a checkout."""
     if not (_ROOT / "tests" / "testbed" / "mutants").is_dir():
-        raise ConfigurationError("--mutants needs a checkout: the mutants live beside the tests")
+        raise ConfigurationError("--mutants needs a checkout: the mutants are beside the tests")
     command = [sys.executable, "-m", "tests.testbed.mutants", *(["--json"] if as_json else [])]
     return subprocess.run(command, cwd=_ROOT, check=False).returncode

@@ -1,4 +1,4 @@
-"""`testbed soak`: bring up a lab, disturb it for a while, and say what became of it."""
+"""`testbed soak`: brings up a lab, disturbs it for a while, and judges it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def soak(
     for_ms: Annotated[
         float, time_option("--for", "How long it lasts.", least="10s", most="1d", default="2m")
     ] = 120_000,
-    seed: Annotated[int, typer.Option(min=0, help="Determines what is done, and when.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Decides what is done, and when.")] = 1,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -34,7 +34,8 @@ def soak(
     4 replicas, 2 gateways, 5 devices, 2 boards. Disturbances: kill -9, SIGSTOP, all replicas at
     once, a host without power, a full disk (root only). Meanwhile an operator admits, renews and
     revokes devices. Exit code 1 if something acknowledged was lost, doubled or wrong, if a process
-    was given up or does not come back, if a command broke, or if a process stayed behind.
+    was given up or does not come back, if a command failed by itself, or if a process was left
+    running.
     """
     with own_disk(for_ms / 1000) as disk:
         if disk is None and not lacking():

@@ -39,7 +39,7 @@ def ssh(
     argv = ssh_argv(lab, names[0])
     argv += [shlex.join(command)] if command else []
     try:
-        os.execvp(argv[0], argv)  # noqa: S606 - the user's own terminal goes on
+        os.execvp(argv[0], argv)  # noqa: S606 - ssh takes over the user's terminal
     except FileNotFoundError as error:
         fix = "sudo apt-get install openssh-client"
         raise ConfigurationError(f"no program ssh here\n  fix: {fix}") from error

@@ -1,4 +1,4 @@
-"""`testbed status`: what is on the hosts of a lab right now; changes nothing."""
+"""`testbed status`: shows what is on the hosts of a lab now; changes nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NOTHING = Leftover()
 
 @dataclass(frozen=True)
 class _Status:
-    """`powered`: None if nothing can tell. A host without power is not asked for the rest."""
+    """`powered`: None if it is not known. A host without power is not asked for the rest."""
 
     powered: bool | None
     lack: str = ""

@@ -1,4 +1,4 @@
-"""`testbed unlock`: give back the hosts that you locked, or take them over."""
+"""`testbed unlock`: releases hosts that you locked, or takes over those of others."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def up(
         typer.echo(text, err=as_json or in_background)
 
     standing = running_lab(load_lab(inventory), every_ms, say, str(inventory_path(inventory)))
-    with standing as (running, _), suppress(KeyboardInterrupt):  # SIGTERM is one too
+    with standing as (running, _), suppress(KeyboardInterrupt):  # SIGTERM raises this too
         say("admitting the devices")
         admitted, missing = asyncio.run(_admissions(running))
         found = _described(running, admitted, missing)
@@ -88,7 +88,7 @@ def up(
 
 
 def _watch(running: RunningLab, say: Callable[[str], None]) -> None:
-    """Until the end: says when replicas have lost their ledgers."""
+    """Waits until the end, and says when replicas have lost their ledgers."""
     reported = ""
     while True:
         time.sleep(LOOK_S)
@@ -100,7 +100,7 @@ def _watch(running: RunningLab, say: Callable[[str], None]) -> None:
 
 
 def _in_background(arguments: list[str]) -> dict[str, Any]:
-    """Runs the same command as a session of its own; what it says of itself once it is up."""
+    """Runs the same command in a session of its own. Returns its description when it is up."""
     words = [word for word in arguments if word not in ("--detach", "--json")]
     child = subprocess.Popen(
         [sys.executable, "-m", "testbed.cli", *words],
@@ -111,13 +111,13 @@ def _in_background(arguments: list[str]) -> dict[str, Any]:
     )
     assert child.stdout is not None
     try:
-        said = child.stdout.read()  # it closes its end when it is up
+        said = child.stdout.read()  # it closes its end of the pipe when it is up
     except KeyboardInterrupt:
         child.terminate()
         child.wait()
         raise
     if not said:
-        raise typer.Exit(child.wait())  # it has said why
+        raise typer.Exit(child.wait())  # it has printed the reason
     found: dict[str, Any] = json.loads(said)
     return found
 
@@ -155,7 +155,7 @@ async def _admissions(running: RunningLab) -> tuple[list[str], list[str]]:
 
 
 def _described(running: RunningLab, admitted: list[str], missing: list[str]) -> dict[str, Any]:
-    """What a script needs to go on; nothing secret."""
+    """The description of the lab for scripts. It contains nothing secret."""
     return {
         "inventory": running.inventory,
         "home": running.home,

@@ -143,7 +143,7 @@ def test_a_host_that_fails_is_named_with_the_command_that_retries_just_it(
     finally:
         lab.power("pi02", "on")
     assert code == 4
-    assert "1 of 2 hosts looked at, nothing was changed" in captured.out, "none is ready by that"
+    assert "1 of 2 hosts checked, nothing was changed" in captured.out, "none is ready by that"
     assert f"retry: testbed provision --check -i {lab.inventory} --limit pi02" in captured.err
     assert "powered" in captured.err
 
