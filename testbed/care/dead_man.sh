@@ -1,23 +1,23 @@
 #!/bin/sh
-# Undos that wait on a host; runs there in our directory. What they are: dead_man.py.
-#   arm NAME SECONDS    the command stands in undo/.new-NAME already
+# Keeps undos that wait on a host. Runs there in our directory; dead_man.py explains undos.
+#   arm NAME SECONDS    the command is in undo/.new-NAME already
 #   wake                start sleepers for undos of an earlier boot; prints NAME SECONDS of each
 #   boot                the same, and wait for them
-#   disarm NAME TENTHS  wait so long for one that has begun
+#   disarm NAME TENTHS  wait so long for an undo that has begun
 #   fire NAME           run it now
 #   list                prints NAME SECONDS of each that waits
 
 boot=$(cat /proc/sys/kernel/random/boot_id)
 
-# Kill the sleeper of a directory. Not if its process id is of an earlier boot: it may be anybody's
-# by now. dash takes no `--` after `kill -KILL`, only after `kill -s KILL`.
+# Kill the sleeper of a directory. Not if its process id is of an earlier boot: another program may
+# have the id by now. dash takes no `--` after `kill -KILL`, only after `kill -s KILL`.
 kill_sleeper() {
   [ "$(cat "$1/boot" 2>/dev/null)" = "$boot" ] || return 0
   pid=$(cat "$1/pid" 2>/dev/null) && kill -s KILL -- "-$pid" 2>/dev/null
   return 0
 }
 
-# begin_sleep NAME SECONDS once|again. `again`: it had begun when power was cut.
+# begin_sleep NAME SECONDS once|again. `again`: the undo had begun when power was cut.
 # The sleeper has a session of its own and none of our streams, so neither a hang-up nor the end of
 # the connection ends it.
 begin_sleep() {
@@ -28,7 +28,7 @@ begin_sleep() {
     sh "undo/.fired-$1/run" <"undo/.fired-$1/input" >"log/undo-$1.log" 2>&1 || exit 1
     rm -rf "undo/.fired-$1"
   ' undo "$1" "$2" "$3" </dev/null >/dev/null 2>&1 &
-  # Until it leads its session it may end with us.
+  # Until it leads its own session, it may end with us.
   n=0
   until [ "$(cut -d " " -f 6 "/proc/$!/stat")" = "$!" ]; do
     n=$((n + 1))
@@ -38,8 +38,8 @@ begin_sleep() {
 }
 
 arm() {
-  # An older undo of this name goes, also one that had begun and failed: the new one could not take
-  # its place otherwise.
+  # Remove an older undo of this name, even one that has begun and failed: the new one needs its
+  # place.
   kill_sleeper "undo/$1"
   kill_sleeper "undo/.fired-$1"
   set -e
@@ -50,15 +50,15 @@ arm() {
   mv "undo/.new-$1" "undo/$1"
   sync "undo/$1/for" "undo/$1/due" "undo/$1/boot" "undo/$1" undo
   begin_sleep "$1" "$2" once
-  # On a slow machine its time may have come already, and its directory be gone.
+  # On a slow machine its time may be over already, so its directory may be gone.
   echo $! >"undo/$1/pid" || [ ! -e "undo/$1" ]
 }
 
-# Two at once may both wake one: whoever renames its directory first does it.
+# Two callers may wake the same undo: the first that renames its directory runs it.
 wake() {
   for place in undo/* undo/.fired-*; do
     [ -e "$place/run" ] || continue
-    # One that is just ending may lose its files meanwhile.
+    # If an undo is just ending, its files may disappear meanwhile.
     if ! was=$(cat "$place/boot" 2>/dev/null) || [ "$was" = "$boot" ]; then continue; fi
     due=$(cat "$place/due" 2>/dev/null) || continue
     long=$(cat "$place/for" 2>/dev/null) || continue
@@ -74,7 +74,7 @@ wake() {
   done
 }
 
-# One that has begun is waited for, so that what is done after disarming is done last.
+# Wait for an undo that has begun, so that it cannot change anything after disarming.
 disarm() {
   rm -rf "undo/.off-$1" # of one that was cut off: `mv` would move into it
   if mv "undo/$1" "undo/.off-$1" 2>/dev/null; then

@@ -1,15 +1,15 @@
 #!/bin/sh
-# Who has this host; runs there in our directory, under a lock. What a lease is: lease.py.
+# Keeps who has this host. Runs there in our directory, under a lock; lease.py explains leases.
 #   claim|renew TOKEN SECONDS HOLDER OTHER   OTHER: a token that may be replaced
 #   release TOKEN | break | take-over | show
 # Exit codes: 44 nobody has it, 55 somebody else has it (printed), 56 it was taken over.
 # The file `lease` has five lines: token, end and length in seconds of uptime, holder, boot. After a
-# takeover it holds a lease that has ended: free for all, but its former owner cannot renew it.
+# takeover it has a lease that has ended: anybody may take it, but its former owner cannot renew it.
 
 read -r boot </proc/sys/kernel/random/boot_id
 read -r now _ </proc/uptime
 now=${now%.*}
-if [ "$1" != show ]; then # to look needs no lock: the file is replaced whole
+if [ "$1" != show ]; then # looking needs no lock, because the file is replaced whole
   if ! problem=$( (: >>lease.lock) 2>&1); then
     echo "cannot write in $PWD: ${problem##*: }; is its card read-only or full? replace it, or:" \
       "sudo mount -o remount,rw /" >&2
@@ -23,7 +23,7 @@ if [ -e lease ]; then
   { read -r token; read -r until; read -r long; read -r who; read -r was; } <lease
 fi
 [ "$1 $token" != "renew taken-over" ] || exit 56
-# After a restart it counts from the beginning: how long the host was off, no clock of it can tell.
+# After a restart the time counts from the beginning: no clock knows how long the host was off.
 [ "$was" = "$boot" ] || until=$long
 left=$((until - now))
 [ "$left" -gt 0 ] || token=

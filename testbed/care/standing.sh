@@ -1,7 +1,7 @@
 #!/bin/sh
-# Lists what of ours stands on a host besides units and undos, one line for each; see restore.py.
+# Lists what of ours is on a host besides units and undos, one per line; see restore.py.
 #   show|remove ROOT COMMENT HANDLE   ROOT: our directory there. `remove` also removes what it lists.
-# What cannot be looked at is a line too, "cannot look at ...".
+# If something cannot be looked at, a line says "cannot look at ...".
 # Ours are: filter tables with the comment COMMENT, root queueing disciplines with the handle
 # HANDLE, processes whose program is our environment's interpreter, files of faults in ROOT.
 PATH=$PATH:/usr/sbin:/sbin
@@ -13,7 +13,7 @@ as_root() {
 tables() {
   command -v nft >/dev/null || return 0
   if ! list=$(as_root nft list tables 2>&1); then
-    # The last line: sudo may warn before it says why.
+    # The last line, because sudo may print warnings before the reason.
     echo "cannot look at filter tables: $(printf '%s\n' "$list" | tail -n 1)"
     return
   fi
@@ -42,7 +42,7 @@ processes() {
   for place in /proc/[0-9]*; do
     words=$(tr '\000-\037\177' '[ *]' <"$place/cmdline" 2>/dev/null) || continue
     case $words in "$2/env/bin/"*) ;; *) continue ;; esac
-    # Not echo: many a shell's turns the backslashes of a program text into line ends.
+    # Not echo: in some shells it turns backslashes of a program text into line ends.
     printf 'process %s: %s\n' "${place#/proc/}" "$words" | cut -c 1-160
     [ "$1" != remove ] || kill -s KILL "${place#/proc/}"
   done
@@ -56,7 +56,7 @@ files() {
   done
 }
 
-# A full disk first: the others may need room.
+# Files of a full disk come first, because other steps may need room.
 files "$1" "$2"
 tables "$1" "$3"
 disciplines "$1" "$4"

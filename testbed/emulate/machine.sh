@@ -27,11 +27,11 @@ mount -t tmpfs -o mode=755,nosuid,nodev run run
 mount -t tmpfs -o mode=1777,nosuid,nodev tmp tmp
 mkdir run/firmware
 mount --bind "$DIR/firmware" run/firmware
-# A boot id and a hardware serial of its own, where a Raspberry Pi has them.
+# Its own boot id and hardware serial, in the same files as on a Raspberry Pi.
 cat "$DIR/boot_id" >run/boot_id
 { cat proc/cpuinfo; cat "$DIR/cpuinfo"; } >run/cpuinfo
 mount --bind run/cpuinfo proc/cpuinfo
-# What a fault inside must not do to the real machine: restart it, tune it, set its clock.
+# A fault inside must not restart the real machine, tune it or set its clock.
 if [ -e proc/sysrq-trigger ]; then
     mount --bind proc/sysrq-trigger proc/sysrq-trigger
     mount -o remount,bind,ro proc/sysrq-trigger
@@ -48,7 +48,7 @@ if [ "$INIT" = systemd ]; then
     else
         mkdir sys/fs/cgroup/systemd
         mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
-        # Read-only, or systemd mounts the machine's other hierarchies and leaves groups in them.
+        # Read-only. Otherwise systemd mounts the machine's other hierarchies and leaves groups there.
         mount -o remount,ro sys/fs/cgroup
     fi
 fi
@@ -65,5 +65,5 @@ if [ "$INIT" = systemd ]; then
 fi
 mkdir -p /run/sshd
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-# A shell as init: it reaps whatever loses its parent, and brings the SSH server back.
+# A shell as init: it reaps orphans, and restarts the SSH server.
 exec setpriv --bounding-set "$harmless" sh -c 'cd /; [ ! -x /etc/rc.local ] || /etc/rc.local & while :; do /usr/sbin/sshd -D -e; sleep 0.1; done'

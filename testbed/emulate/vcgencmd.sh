@@ -1,4 +1,4 @@
 #!/bin/sh
-# A Raspberry Pi's firmware, as far as `testbed emulate throttle` plays it: silent unless told.
+# Simulates a Raspberry Pi's firmware for `testbed emulate throttle`. Silent without an order.
 [ "$1" = get_throttled ] && [ -s /run/firmware/throttled ] || exit 1
 echo "throttled=$(cat /run/firmware/throttled)"

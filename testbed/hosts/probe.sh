@@ -1,6 +1,6 @@
 #!/bin/sh
-# Five lines about the login and its machine; see ssh.py. The last: nanoseconds of a bit of work,
-# computing and starting programs.
+# Prints five lines about the login and its machine; see ssh.py. The last line has the nanoseconds
+# for a bit of work: computing, and starting programs.
 printf '\002m2m\003\n'
 began=$(date +%s%N)
 n=0

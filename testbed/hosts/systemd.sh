@@ -1,6 +1,6 @@
 #!/bin/sh
-# What systemd.py does with one service.   VERB --system|--user DIRECTORY SERVICE [MORE...]
-#   start LOG USER: the service's file comes on standard input.   stop LIMIT_S.   signal NAME.
+# The actions of systemd.py on one service.   VERB --system|--user DIRECTORY SERVICE [MORE...]
+#   start LOG USER: standard input has the service's file.   stop LIMIT_S.   signal NAME.
 #   status.   list: every service of ours in DIRECTORY.
 verb=$1 scope=$2 directory=$3 service=$4
 shift 4
@@ -8,7 +8,7 @@ shift 4
 
 start() {
   set -e
-  # systemd would make the log as root's own, unreadable to the login.
+  # If systemd made the log, it would belong to root, and the login could not read it.
   [ -d "${1%/*}" ] || install -d -m 0700 -o "$2" "${1%/*}"
   [ -e "$1" ] || install -m 0600 -o "$2" /dev/null "$1"
   mkdir -p "$directory"
@@ -49,6 +49,6 @@ case $verb in
   signal) signal "$1" ;;
   status) systemctl "$scope" show -p ActiveState,MainPID,NRestarts,ExecMainCode,ExecMainStatus \
     "$service" ;;
-  # By what stands in them: a machine may have services of such a name that are not ours.
+  # By their content, because a machine may have other services with such a name.
   list) cd "$directory" 2>/dev/null && grep -ls "^Description=testbed unit " testbed-*.service; : ;;
 esac

@@ -3,7 +3,7 @@
 #   set DEVICE HANDLE TABLE   stdin: an nft script, a line "--", a tc batch. Replaces all rules.
 #   show DEVICE HANDLE TABLE  prints two lines of JSON: nft's and tc's
 #   clear DEVICE HANDLE TABLE repeatable
-# DEVICE "-": the host's device is not known; nothing is queued there.
+# DEVICE "-": the host's device is not known, so it gets no queueing discipline.
 PATH=$PATH:/usr/sbin:/sbin
 
 as_root() {
@@ -23,7 +23,7 @@ unqueue() {
 
 unfilter() {
   command -v nft >/dev/null || return 0
-  # In one transaction, and no error if it is not there.
+  # In one transaction, without an error if the table is not there.
   printf 'table inet %s {}\ndelete table inet %s\n' "$1" "$1" | as_root nft -f -
 }
 
@@ -40,7 +40,7 @@ set_rules() {
     printf '%s\n' "$queue" | as_root tc -batch - || return 1
   fi
   if [ -n "$filter" ]; then
-    # The old table goes and the new one comes in one transaction.
+    # One transaction removes the old table and adds the new one.
     printf 'table inet %s {}\ndelete table inet %s\n%s\n' "$3" "$3" "$filter" | as_root nft -f -
   else
     unfilter "$3"
@@ -49,7 +49,7 @@ set_rules() {
 
 show() {
   as_root nft -j list table inet "$3" 2>/dev/null || echo '{}'
-  # tc of one line, whatever its version.
+  # tc prints one line in this way, whatever its version.
   if [ "$1" != - ] && [ "$(root_handle "$1")" = "$2" ]; then
     tc -j -s qdisc show dev "$1" | tr -d '\n'
   else

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Builds or renews the environment on a host; see install.py.
-#   new PYTHON ARCHIVE...   beside the old one; it has its final name only when it has proved itself.
-#   renew ARCHIVE           only our own code. It has no stamp until it is whole again.
-# What it was made from goes with it.
+#   new PYTHON ARCHIVE...   beside the old one; it gets its final name after its test.
+#   renew ARCHIVE           only our own code; it has no stamp until it is complete.
+# Both remove the archives at the end.
 set -e
 verb=$1
 shift

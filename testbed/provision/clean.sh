@@ -1,7 +1,7 @@
 #!/bin/sh
 # Leaves only keys in the directories of these processes, and no log of theirs; see clean.py. NAME...
 for name; do
-  # What a broker that was killed left in memory (gateway/broker/plugin_document.py).
+  # Files that a killed broker left in memory (gateway/broker/plugin_document.py).
   memory=$(cat "$name/security.json.memory" 2>/dev/null)
   case $memory in /dev/shm/m2m-*) rm -rf -- "$memory" ;; esac
   rm -f -- "log/m2m-$name.log" "log/m2m-$name.log.1"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Unplugs a USB device without touching it, on its host; see serial.py.
 #   find PORT        prints the directory of the device that a serial port belongs to
-#   set DIR 0|1      0: the kernel lets go of the device; 1: it is as if it was plugged in
+#   set DIR 0|1      0: the kernel releases the device; 1: as if it was plugged in
 #   show DIR         prints 0 or 1
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
