@@ -1,7 +1,7 @@
-"""What the orchestrator knows of a running network: the processes' event logs, followed live.
+"""Follows the event logs of a running network's processes live.
 
 One thread per process reads its log through the host's port; waiting is on conditions. The live
-view and the faults look here. Verdicts do not: they are made from the collected files.
+view and the faults use it. Verdicts do not: they are made from the collected files.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class NodeView:
 class Watch:
     """Follows the event logs of a deployment's processes until closed.
 
-    It reports to `reach` which hosts answer. `trouble` has what ends a run.
+    It reports to `reach` which hosts answer. `trouble` has the problems that end a run.
     """
 
     def __init__(self, deployment: Deployment, reach: Reach) -> None:
@@ -85,14 +85,14 @@ class Watch:
             thread.join(timeout=5)
 
     def wait_for(self, what: Callable[[], bool], timeout_s: float) -> bool:
-        """Whether `what` became true in time; looked at whenever an event arrives. Ends early
+        """Whether `what` became true in time. It is tested whenever an event arrives. Ends early
         when the run is cut off (`interrupt`)."""
         with self._changed:
             self._changed.wait_for(lambda: self._interrupted or what(), timeout_s)
             return what()
 
     def interrupt(self) -> None:
-        """From now on nobody waits."""
+        """End all waiting, now and later."""
         with self._changed:
             self._interrupted = True
             self._changed.notify_all()
@@ -103,16 +103,16 @@ class Watch:
         return [view for view in self.nodes.values() if view.name in self._members]
 
     def join(self, node: Node) -> None:
-        """A spare is a member from now on."""
+        """Note that a spare is a member from now on."""
         self._members.add(node.name)
 
     def leave(self, node: Node) -> None:
-        """A replica is no member any more."""
+        """Note that a replica is no member any more."""
         self._members.discard(node.name)
 
     @property
     def epoch(self) -> int:
-        """The newest that any member has entered."""
+        """The newest epoch that any member has entered."""
         return max((replica.epoch for replica in self.replicas), default=0)
 
     @property
@@ -120,24 +120,25 @@ class Watch:
         return [view for view in self.nodes.values() if view.role in ("mobile", "environment")]
 
     def current_view(self, apart_from: Iterable[str] = ()) -> int:
-        """The highest view of the newest epoch that any replica (but those) has entered."""
+        """The highest view of the newest epoch that any replica (except those given) has
+        entered."""
         away, epoch = set(apart_from), self.epoch
         there = (r for r in self.replicas if r.name not in away and r.epoch == epoch)
         return max((r.view for r in there), default=0)
 
     def tip(self, apart_from: Iterable[str] = ()) -> int:
-        """The greatest height that any replica (but those) has executed."""
+        """The greatest height that any replica (except those given) has executed."""
         away = set(apart_from)
         return max((r.height for r in self.replicas if r.name not in away), default=0)
 
     def primary(self) -> Node:
-        """The member whose turn it is in the current view: they take turns in the order of ids."""
+        """The primary of the current view: members take turns in the order of ids."""
         there = [node for node in self._deployment.nodes if node.name in self._members]
         members = sorted(there, key=lambda node: node.index)
         return members[self.current_view() % len(members)]
 
     def _keep_reading(self, node: Node) -> None:
-        """Runs until closed. A host that was lost (by a power cut, say) is followed again when it
+        """Runs until closed. A lost host (for example after a power cut) is followed again when it
         is back. What the loss means for the run is judged from the collected files."""
         seen = 0
         while not self._closing.is_set():
@@ -155,12 +156,12 @@ class Watch:
             self._closing.wait(FOLLOW_AGAIN_S)
 
     def take(self, node: Node, line: str) -> None:
-        """One line of a process's event log."""
+        """Takes one line of a process's event log."""
         self._reach.answered(node.host)
         try:
             event = json.loads(line)
         except ValueError:
-            return  # a line cut by kill -9; the collected file tells the same
+            return  # a line cut by kill -9; the collected file has the same
         with self._changed:
             self._apply(self.nodes[node.name], event)
             self._changed.notify_all()

@@ -1,6 +1,6 @@
 """`testbed model`: computed figures: small authentication groups, time to consensus.
 
-The models are in `testbed.model`, with a README that says what they are worth.
+The models are in `testbed.model`. Its README says how far to trust them.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def consensus(
     testbed model consensus --calibrate last --replicas 4,7,10
     """
     wanted = sizes("--replicas", replicas)
-    # Scientific libraries take half a second to load: not before the arguments are right.
+    # Scientific libraries take half a second to load, so the arguments are checked first.
     from testbed.model.consensus import consensus_times  # noqa: PLC0415
 
     fitted = _calibration(calibrate or [])
@@ -161,7 +161,7 @@ def _fit_text(fitted: Calibration) -> str:
     lines = [f"fitted to {fitted.blocks} blocks, relative error {fitted.error:.1%}"]
     if not fitted.separated:
         lines.append(
-            "note: these runs do not tell work from delay, so the figures for other N are worth "
+            "note: these runs cannot separate work from delay, so the figures for other N mean "
             "nothing; give runs with other numbers of replicas too"
         )
     return "\n".join(lines)
@@ -179,7 +179,7 @@ def _times_text(times: Sequence[Times], base_ms: float) -> str:
 
 
 def _risk_json(risk: GroupRisk) -> dict[str, Any]:
-    """Exact fractions as text beside readable numbers: the smallest are below any float."""
+    """Exact fractions as text beside readable numbers, because the smallest are below any float."""
     return {
         "n": risk.n,
         "f": risk.f,

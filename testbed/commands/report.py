@@ -16,7 +16,7 @@ __all__ = ["app"]
 
 
 class _RunOrCommand(TyperGroup):
-    """Takes a RUN, with options on both sides, or a subcommand in its place."""
+    """Takes a RUN, with options on both sides, or a subcommand instead."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         # The shell completes subcommands; it knows no runs.

@@ -23,7 +23,7 @@ __all__ = ["app"]
 app = typer.Typer(add_completion=False)
 
 POLL_S = 0.25
-WIDTH, HEIGHT = 100, 200  # where there is no terminal
+WIDTH, HEIGHT = 100, 200  # if there is no terminal
 BETWEEN = Live(campaign="", step="opening hosts, or judging")  # there is no run just now
 
 
@@ -33,13 +33,13 @@ def watch(
         str, typer.Argument(metavar="BUNDLE", help="The bundle that is being written.")
     ] = "last",
     *,
-    once: Annotated[bool, typer.Option("--once", help="Show how it stands now, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Show the state now, and end.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Follow a campaign that `testbed run` or `resume` makes, until its verdict.
 
     It reads a file of the bundle and touches nothing else: Ctrl-C ends only the view. With --json,
-    or where nobody looks on, it shows how the campaign stands now, and ends. Exit code 3 if the
+    or without a terminal, it shows the state of the campaign now, and ends. Exit code 3 if the
     campaign was cut off: its process was killed.
     """
     found = find_bundle(bundle)
@@ -70,7 +70,7 @@ def _follow(bundle: Bundle, first: Live) -> None:
 
 
 def _verdict(run: RunFolder) -> str:
-    """Of a run that was judged."""
+    """The verdict of a judged run."""
     from testbed.report.over_runs import read_run_summary  # noqa: PLC0415 - loads statistics
 
     try:

@@ -1,4 +1,4 @@
-"""The result of each claim that a campaign tests, from verdicts that exist already."""
+"""The result of each claim that a campaign tests, from the verdicts that exist already."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def claims(
     skipped: Sequence[SkippedResult],
 ) -> Iterator[ClaimResult]:
     """A claim holds if everything that shows it held: attacks, properties, and faults that were
-    seen and healed. Skipped events show nothing. If all were skipped, so is the claim: properties
-    hold of any network that nothing has struck."""
+    seen and healed. Skipped events show nothing. If all were skipped, the claim is skipped too,
+    because properties always hold in a network without faults."""
     by_attack = {each.id: each for each in attacks}
     verdicts: dict[str, ClaimVerdict] = {each.id.partition(".")[0]: "skipped" for each in skipped}
     verdicts |= {each.id: _of_fault(each) for each in faults}
@@ -53,7 +53,7 @@ def claims(
 def _verdict(
     claim: Claim, verdicts: Mapping[str, ClaimVerdict], properties: Collection[str]
 ) -> ClaimVerdict:
-    """What is missing counts as not seen. A skipped event does not count; the others decide."""
+    """A missing result counts as not seen. Skipped events do not count; the others decide."""
     found = {name: verdicts.get(name, "invalid") for name in claim.shown_by}
     if "broken" in found.values():
         return "broken"

@@ -1,6 +1,6 @@
-"""Judging while a campaign goes on: run by run, and all of them at its end.
+"""Judges a campaign while it runs: each run after it, and the whole at the end.
 
-What reads results and draws loads only when there is something to judge.
+Code that reads results and draws is imported only when there is something to judge.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ __all__ = ["Judging"]
 
 
 class Judging:
-    """Judges the runs of a bundle, then the bundle. It remembers the run that it judged last: the
-    figures of an only run are also those of the bundle, and are drawn once."""
+    """Judges the runs of a bundle, then the bundle. It remembers the run that it judged last: if
+    there is only one run, its figures are also those of the bundle, and are drawn only once."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self._last: DerivedRun | None = None
 
     def run(self, run: RunFolder) -> str | None:
-        """Derive what the raw files of one run mean; returns why nothing can be said of it, if
-        so."""
+        """Derive one run from its raw files. Returns the reason if it cannot be judged."""
         from testbed.report.derive import derive_run  # noqa: PLC0415 - loads what draws
 
         self._last = derive_run(run)
@@ -36,8 +35,8 @@ class Judging:
         return "; ".join(summary.notes) or "nothing can be said of this run"
 
     def rest(self) -> bool:
-        """Judge the runs that were made and not judged to the end: the program was killed there, or
-        its disk was full. Returns whether there is something new to say of the bundle."""
+        """Judge the runs that were made but not completely judged, because the program was killed
+        or its disk was full. Returns whether there is something new to say of the bundle."""
         rest = [run for run in self.bundle.runs if run.entry.complete and not run.is_derived]
         if rest:
             (self.bundle.path / "report.html").unlink(missing_ok=True)  # it lacks these runs
@@ -48,7 +47,7 @@ class Judging:
         return bool(rest) or not self.bundle.is_derived
 
     def whole(self) -> Summary:
-        """Derive what the runs mean together; each of them was judged."""
+        """Derive the whole bundle, after each run was judged."""
         from testbed.report.derive import derive  # noqa: PLC0415 - loads what draws
 
         return derive(self.bundle, self._last)

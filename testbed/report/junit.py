@@ -1,4 +1,5 @@
-"""junit.xml for CI. A property that did not hold is a failure; what was not seen is an error.
+"""junit.xml for CI. A property that did not hold is a failure. A fault or attack that was not seen
+is an error.
 
 Names come from the campaign and its runs, never from the bundle: CI servers follow a test case from
 one build to the next by its name.

@@ -1,7 +1,7 @@
-"""What processes used, and how their hosts were: from the events `usage`, raw/conditions.jsonl and
-raw/energy.jsonl.
+"""The resources that processes used, and the state of their hosts: from the events `usage`,
+raw/conditions.jsonl and raw/energy.jsonl.
 
-Whether a host was fit is judged by `testbed.checks.conditions`; here it is only shown.
+`testbed.checks.conditions` judges whether a host was fit; here its state is only shown.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["EnergyRow", "HostRow", "Machines", "ProcessRow", "machines_of", "mac
 
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One process, all its lives together. `traffic` has messages and bytes by (direction, peer,
-    kind); only replicas tell of it, and of signatures and syncs."""
+    """One process, from its first start to its last end. `traffic` has messages and bytes by
+    (direction, peer, kind). Only replicas count traffic, signatures and syncs."""
 
     process: str
     lives: int
@@ -47,7 +47,7 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One host that was watched. None: it has no means to know."""
+    """One watched host. None: it has no means to know."""
 
     host: str
     temperature_max_c: float | None
@@ -60,8 +60,9 @@ class HostRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnergyRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What one host took between the first reading of its meter and the last. `joules` are the mean
-    power of each two readings in a row, times the time between them; gaps are bridged."""
+    """The energy of one host between the first and the last reading of its meter. `joules` is the
+    sum over neighbouring readings of their mean power times the time between them; gaps are
+    bridged."""
 
     host: str
     readings: int
@@ -97,8 +98,8 @@ def machines_of(evidence: Evidence) -> Machines:
 
 
 def _process(name: str, events: Sequence[Usage], names: Mapping[str, str]) -> ProcessRow:
-    """Counts begin again with each life, so the last statement of each counts. `names` of replicas,
-    by number."""
+    """Counts begin again at each start, so the last event before each end counts. `names` of
+    replicas, by number."""
     lasts = [
         event
         for event, after in zip(events, [*events[1:], None], strict=True)
@@ -130,7 +131,7 @@ def _host(name: str, lines: Sequence[ConditionLine], clocks: Iterable[ClockLine]
     bits = [each.throttled for each in seen if each.throttled is not None]
     alarms = [each.undervoltage for each in seen if each.undervoltage is not None]
     bounds = [line.bound_ms for line in clocks if line.host == name and line.bound_ms is not None]
-    # What was there before the first look is not of this run.
+    # Bits from before the first look do not belong to this run.
     came = [now | (now & ~bits[0]) >> THROTTLED_SINCE_START for now in bits]
     words = dict.fromkeys(word for each in came for word in throttled_words(each))
     speeds = [each.cpu_khz / 1000 for each in seen if each.cpu_khz is not None]

@@ -45,7 +45,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def operations(evidence: Evidence) -> tuple[Operation, ...]:
-    """Everything that devices asked for, in the order of intended times."""
+    """All operations of devices, in the order of intended times."""
     heights = {
         entry.statement.request.hex(): entry.height
         for entry in evidence.longest.entries
@@ -139,7 +139,7 @@ def _never_admitted(evidence: Evidence, admitted: set[str]) -> list[Operation]:
 
 
 def consensus_ms(evidence: Evidence) -> dict[int, float]:
-    """By height: from proposal to execution, at the replica that proposed the block, on its
+    """By height, the time from proposal to execution at the replica that proposed the block, on its
     monotonic clock. Blocks without requests are left out."""
     return {
         event.height: (event.executed_us - event.proposed_us) / 1000

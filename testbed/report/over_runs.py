@@ -1,7 +1,7 @@
-"""From the summaries of runs to the summary of their campaign.
+"""Makes the summary of a campaign from the summaries of its runs.
 
-Reads what `derive` left in each run's directory, and no raw files. Runs that do not count (not
-made, failed, invalid) are listed with their reason and are in no figure.
+It reads the files that `derive` left in each run's directory, and no raw files. Runs that do not
+count (not made, failed, invalid) are listed with their reason and are in no figure.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def _row(run: RunFolder) -> RunRow:
     entry = run.entry
     judged = entry.complete or (run.was_collected and run.is_derived)
     summary = read_run_summary(run) if judged else None
-    # A report can be made again: what is invalid follows from the raw files, not only the manifest.
+    # A report can be made again, so a run may be invalid by its raw files and not only by the
+    # manifest.
     state, reason = entry.state, entry.reason
     if entry.complete and summary is not None and summary.verdict == "invalid":
         state, reason = "invalid", reason or "; ".join(summary.notes)
@@ -146,7 +147,7 @@ def _counts(manifest: Manifest, rows: Sequence[RunRow]) -> Counts:
 
 
 def _problem(rows: Sequence[RunRow], unverified: Sequence[RunRow]) -> str | None:
-    """The first ledger that does not hold, with its run."""
+    """The first ledger that does not verify, with its run."""
     if not unverified:
         return None if any(row.summary for row in rows) else "no run was judged"
     first = unverified[0]
@@ -324,7 +325,7 @@ def _notes(
 
 
 def _notes_of_runs(rows: Sequence[RunRow]) -> Iterator[str]:
-    """Each note once. If it is not about all runs, its runs are named."""
+    """Each note once. If it is not about all runs, it names its runs."""
     runs: dict[str, list[int]] = {}
     judged = [row for row in rows if row.summary is not None]
     for row in judged:

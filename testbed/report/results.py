@@ -1,4 +1,4 @@
-"""One row per fault and attack of a campaign, in the columns that campaigns are compared by."""
+"""One row per fault and attack of a campaign, in the columns by which campaigns are compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["RESULT_COLUMNS", "replay_command", "results"]
 
 
 def replay_command(manifest: Manifest, only: int | None = None) -> str:
-    """What to type to run the same schedule again, or `only` one run of it."""
+    """The command that runs the same schedule again, or `only` one run of it."""
     argv = list(manifest.argv)
     if not any(each.startswith("--seed") for each in argv):
         argv += ["--seed", str(manifest.seed)]

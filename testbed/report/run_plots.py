@@ -42,7 +42,7 @@ __all__ = ["draw_run"]
 
 CHARACTER_IN = 0.065  # of a name of a phase
 BAND_NAMES_MAX = 6
-SLANTED_IN = 0.75  # that slanted names need above the axes
+SLANTED_IN = 0.75  # room that slanted names need above the axes
 
 
 def draw_run(
@@ -74,7 +74,7 @@ def draw_run(
 
 
 def _where(where: Where, mark: str | None) -> list[tuple[str, str, Figure]]:
-    """Only what traces tell of."""
+    """Draws only kinds of operation that the traces have."""
     kinds = [kind for kind in KINDS if any(row.kind == kind for row in where.rows)]
     made = [
         (
@@ -91,8 +91,8 @@ def _where(where: Where, mark: str | None) -> list[tuple[str, str, Figure]]:
 
 
 def _timeline(evidence: Evidence, mark: str | None) -> Figure:
-    """Heights over time, those of replicas that nothing strikes as one band. Lines separate phases,
-    shading marks faults while they last, ticks mark attacks."""
+    """Heights over time. Replicas without faults are one band. Lines separate phases, shading marks
+    faults while they last, ticks mark attacks."""
     slanted = _crowded(evidence.schedule)
     top_in = SLANTED_IN if slanted else TOP_IN
     made = figure(2.5 + top_in, mark, top_in=top_in)
@@ -122,8 +122,8 @@ def _timeline(evidence: Evidence, mark: str | None) -> Figure:
 
 
 def _band(evidence: Evidence, axes: Axes, quiet: dict[str, list[BlockDone]]) -> None:
-    """Replicas that nothing struck, as one: from the one furthest behind to the one ahead. They
-    would hide each other."""
+    """Replicas without faults as one band, from the lowest to the highest. Single lines would hide
+    each other."""
     at_s = np.unique(
         [evidence.at_ms(event.t) / 1000 for events in quiet.values() for event in events]
     )

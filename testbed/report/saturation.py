@@ -1,7 +1,7 @@
 """Latency against offered load, and the knee: from a run whose load rises in steps.
 
-Open-loop: a reading counts in the step in which it was intended, whatever came before it. What was
-not answered within the timeout of the workload counts as lost, at that timeout.
+Open-loop: a reading counts in the step in which it was intended, whatever came before it. A reading
+without an answer within the workload's timeout counts as lost, with that timeout as its latency.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _STEPS_MIN = 3
-_ANSWERED_MIN = 0.95  # of what is offered
+_ANSWERED_MIN = 0.95  # of the offered load
 _SLOWER_MAX = 3.0  # median latency, to that of the first step
 
 
@@ -43,8 +43,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 class Saturation(msgspec.Struct, frozen=True, kw_only=True):
     """`knee` is the last step before the first one that is saturated: less than 95 % answered in
-    time, or a median latency above three times that of the first step. None: the first one is.
-    `reached`: False if no step is saturated, so that the knee is at the last step or above."""
+    time, or a median latency above three times that of the first step. None: the first step is
+    saturated. `reached`: False if no step is saturated, so that the knee is at the last step or
+    above."""
 
     steps: tuple[Step, ...]
     knee: Step | None
@@ -78,7 +79,7 @@ def steps_of(schedule: Schedule) -> list[tuple[int, int]]:
 
 
 def saturation_of(evidence: Evidence, found: Sequence[Operation]) -> Saturation | None:
-    """None if the load had no steps. Boards are left out: they read at a pace of their own."""
+    """None if the load had no steps. Boards are left out, because they read at their own pace."""
     timeout_ms = evidence.schedule.workload.timeout_ms
     data = [each for each in found if each.kind == "data" and not each.source]
     steps = [_step(span, data, timeout_ms) for span in steps_of(evidence.schedule)]

@@ -1,6 +1,7 @@
 """The figure of a load that rises in steps: latency and goodput against offered load.
 
-A file of its own, as drawing takes a second to import: who only looks for the knee need not wait.
+It is a file of its own because the drawing code takes a second to import, and is not needed to find
+the knee.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ __all__ = ["draw_saturation"]
 
 
 def draw_saturation(found: Saturation, mark: str | None) -> Figure:
-    """Left: latency against offered load. Right: goodput against it, beside the line where all that
-    is offered is answered."""
+    """Left: latency against offered load. Right: goodput against offered load, beside the line on
+    which everything is answered."""
     made = figure(2.8, mark)
     made.subplots_adjust(wspace=0.3, top=0.86)
     grid = made.add_gridspec(1, 2)

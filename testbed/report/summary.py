@@ -1,7 +1,7 @@
 """`summary.json`: the stable, documented, machine-read face of a result (schema testbed.summary/2).
 
-A result is a campaign of one or more runs. `Summary` is what is said over all runs; each of its
-`runs` has a `RunSummary`, which also stands in that run's own directory.
+A result is a campaign of one or more runs. `Summary` is about all runs. Each of its `runs` has a
+`RunSummary`, which is also in that run's own directory.
 
 Fields are only ever added within a schema version; README.md explains them one by one. `conclude`
 makes the summary of a run from its raw files, `over_runs` the one of all runs.
@@ -79,7 +79,7 @@ class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SkippedResult(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that this lab has no means for, and why. It was not done, so it proves nothing."""
+    """An event that cannot be done in this lab, and why. It was not done, so it proves nothing."""
 
     id: str
     kind: str
@@ -145,8 +145,9 @@ class PropertyResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A claim that the campaign puts to the test, and what came of it. `done`: what shows it.
-    `trials`: distinct trials of attacks, all runs together, of which `successes` succeeded."""
+    """A claim that the campaign tests, and its result. `done`: the faults, attacks and properties
+    that show it. `trials`: distinct trials of attacks, all runs together, of which `successes`
+    succeeded."""
 
     claim: str
     sentence: str
@@ -193,12 +194,12 @@ class LoadTable(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def judged(self) -> Load:
-        """The load that campaigns are compared by: all phases if nothing is injected."""
+        """The load by which campaigns are compared: all phases if nothing is injected."""
         return self.struck or self.whole
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What the raw files of one run say.
+    """The summary of one run, from its raw files.
 
     `verdict` is "failed" if a safety property did not hold or an attack was broken, unless the
     campaign expects that; else "invalid" if the run was cut short, a ledger or a device's log was
@@ -236,7 +237,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of the schedule, in whatever state; `summary` is null if it was not judged."""
+    """One run of the schedule, in any state. `summary` is null if it was not judged."""
 
     index: int
     trial: int

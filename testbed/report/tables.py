@@ -1,5 +1,5 @@
-"""The derived tables: of one run blocks, executions, operations, hops, phases, faults, results; of
-a bundle runs and results.
+"""The derived tables. One run has blocks, executions, operations, hops, phases, faults and results;
+a bundle has runs and results.
 
 README.md explains columns and units. Times `*_at_ms` count from the start of the schedule. The
 columns of `results` are in `results`.
@@ -28,7 +28,7 @@ __all__ = ["run_tables", "tables"]
 def run_tables(
     evidence: Evidence, summary: RunSummary, found: Sequence[Operation], where: Where
 ) -> tuple[Table, ...]:
-    """Of one run; `found` are its operations."""
+    """The tables of one run. `found` are its operations."""
     return (
         *where_tables(where),
         *machines_tables(machines_of(evidence)),
@@ -73,7 +73,8 @@ def _blocks(evidence: Evidence) -> Table:
 
 
 def _executions(evidence: Evidence) -> Table:
-    """One row per block and replica: when it was executed, and how far each phase took it."""
+    """One row per block and replica: when it was executed, and the time until the end of each
+    phase."""
     return table(
         "executions",
         evidence.events(BlockDone),
@@ -172,7 +173,7 @@ def _runs(summary: Summary) -> Table:
         return of_run(lambda run: value(run.load.judged))
 
     def admission(run: RunSummary) -> Cell:
-        """The median admission; not known exactly if some device was never admitted."""
+        """The median admission. It is not known exactly if some device was never admitted."""
         ms = admission_ms(run)
         return None if ms is None or ms.censored else ms.lo
 
@@ -206,7 +207,7 @@ def _runs(summary: Summary) -> Table:
 
 
 def _results(bundle: Bundle, summary: Summary) -> Iterator[tuple[Cell, ...]]:
-    """The rows of the runs that count. Where a trial has a baseline run, that is the `base`."""
+    """The rows of the runs that count. If a trial has a baseline run, that run is the `base`."""
     folders: dict[int, RunFolder] = {run.entry.index: run for run in bundle.runs}
     counted = [row for row in summary.runs if row.counted]
     bases = {row.trial: row.summary for row in counted if row.arm == "baseline"}

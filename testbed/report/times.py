@@ -1,4 +1,4 @@
-"""How far from the plan events began and ended, by kind: p50 and worst over all runs of bundles."""
+"""How late events began and ended, by kind: p50 and worst over all runs of bundles."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Late(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KindTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """All events of a kind: when each was done, when somebody saw its effect, and when it was
-    undone after its planned end (what has no end is not undone)."""
+    """All events of a kind: when each was applied, when its effect was seen, and when it was undone
+    after its planned end (if it has one)."""
 
     kind: str
     events: int

@@ -1,4 +1,4 @@
-"""Where the time goes: the steps of every traced operation, and what is said of all of them.
+"""Where the time goes: the steps of every traced operation, and statistics over all of them.
 
 The raw material is `testbed.traces`; `where_plots` draws it.
 """
@@ -25,7 +25,7 @@ KINDS: Final = ("admission", "data")
 
 
 class Part(NamedTuple):
-    """Of the way until a hop: who works, and what is done."""
+    """One part of the path, until a hop: who works, and what is done."""
 
     who: str
     what: str
@@ -53,7 +53,8 @@ STEPS: Final[dict[Hop, Part]] = {
     Hop.RECEIPT: Part("network", "to f+1 seals, receipt"),
     Hop.ANSWERED: Part("network", "to the device, verify"),
 }
-"""In the order of the way. A step that ends at another process than it began is the network's."""
+"""In the order of the path. If a step ends at another process than it began, it is time in the
+network."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +70,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Where(msgspec.Struct, frozen=True, kw_only=True):
-    """`every`: one request in so many was traced, None if there are no traces."""
+    """`every`: one in so many requests was traced; None if there are no traces."""
 
     every: int | None
     problems: tuple[str, ...]

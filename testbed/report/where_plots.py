@@ -1,4 +1,4 @@
-"""The figures of where the time goes: the way of an operation, and the blocks at each replica.
+"""The figures of where the time goes: the path of an operation, and the blocks at each replica.
 
 Every step has a row, or a number beside it, so that no label can hide another.
 """
@@ -89,7 +89,7 @@ def _value(row: Row) -> str:
 
 
 def block_figure(where: Where, mark: str | None) -> Figure:
-    """A stacked bar per replica, of blocks that it proposed and of those of others."""
+    """A stacked bar per replica for blocks that it proposed, and one for blocks of others."""
     took: dict[tuple[str, bool], dict[Hop, list[float]]] = defaultdict(lambda: defaultdict(list))
     for each in where.blocks:
         took[each.replica, each.proposed][each.hop].append(each.took_ns / 1e6)

@@ -222,5 +222,5 @@ def test_a_bundle_is_read_on_its_proposers_clocks(
     assert [each["replicas"] for each in report["times"]] == [4, 7]
     assert report["times"][0]["ratio"] == 1
     assert cli.main(command) == 0
-    assert "do not tell work from delay" in capsys.readouterr().out
+    assert "cannot separate work from delay" in capsys.readouterr().out
     assert cli.main([*command, "--work", "1ms"]) == 2
