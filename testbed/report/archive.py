@@ -1,8 +1,9 @@
-"""What a bundle needs when it is given to others: README.md, ro-crate-metadata.json and SHA256SUMS.
+"""Writes the files that a bundle needs for other people: README.md, ro-crate-metadata.json and
+SHA256SUMS.
 
 The sums protect against damage, not against a person who changes the sums too. Ledgers protect
 themselves (`testbed ledger verify`). The sums of measured files are written when a campaign ends. A
-later `testbed report` keeps them, so that a changed file is found. Checking is in `verify`.
+later `testbed report` keeps them, so that a changed file is found. `verify` checks them.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def describe(bundle: Bundle, summary: Summary) -> None:
 
 
 def seal(bundle: Bundle, *, measured: bool) -> None:
-    """Write the sums of all files. The sums of measured files are only written again if `measured`,
-    that is, if something was measured since. Otherwise they stay, also of files that are lost."""
+    """Write the sums of all files. The sums of measured files are written again only with
+    `measured`: something was measured since then. Otherwise they stay, also of files that are
+    lost."""
     before = {} if measured else read_sums(bundle)
     kept = {name: value for name, value in before.items() if not is_derived(name)}
     sums = {
@@ -44,8 +46,8 @@ def seal(bundle: Bundle, *, measured: bool) -> None:
 
 
 def files(bundle: Bundle) -> list[str]:
-    """The sorted relative names of all files except the sums, half-written files, and what is there
-    only while a bundle is written. Links are left out: we write none."""
+    """The sorted relative names of all files, without the sums, incomplete files, and files that
+    exist only while a bundle is written. Links are left out: we write none."""
     found = (path for path in bundle.path.rglob("*") if path.is_file() and not path.is_symlink())
     names = (path.relative_to(bundle.path) for path in found if not path.match(".*.part"))
     return sorted(name for name in map(Path.as_posix, names) if name not in (SUMS, LOCK, LIVE))

@@ -1,4 +1,4 @@
-"""From the evidence of one run to its summary. The rules are written at the fields of `summary`."""
+"""Makes the summary of one run from its evidence. The rules are at the fields of `summary`."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _rounded(ms: float | None) -> float | None:
 
 
 def _attack(evidence: Evidence, attack: str, kind: str) -> AttackResult:
-    """What the campaign allows is judged over all runs (`over_runs`)."""
+    """The campaign's bounds are judged over all runs (`over_runs`)."""
     judged = judge(evidence, attack, kind) or _NOT_JUDGED
     verdict: AttackVerdict = "held" if judged.distinct and not judged.attempts_unseen else "invalid"
     return AttackResult(
@@ -152,14 +152,14 @@ def _properties(
     if bound is None or not healed:
         return
     judged = _first_commit(FIRST_COMMIT, bound.ms, healed)
-    # A run that was cut short had no time to recover. A replica without a log may have been
-    # the first: neither says anything against liveness.
+    # A run that was cut short had no time to recover. A replica without a log may have been the
+    # first to recover. So both say nothing against liveness.
     if evidence.completed and (judged.held or not evidence.silent):
         yield judged
 
 
 def _first_commit(name: str, bound_ms: float, healed: Sequence[Injection]) -> PropertyResult:
-    """The longest recovery decides, if the clocks tell of all."""
+    """The longest recovery decides, if the clocks allow to compute all of them."""
     judged = _at_most(name, bound_ms, [each.recovery_ms for each in healed if not _untold(each)])
     if judged.held and any(map(_untold, healed)):
         why = "not known of all: a host's clock was set meanwhile, or never read"
@@ -184,7 +184,7 @@ def _at_most(name: str, bound_ms: float, values_ms: Sequence[float | None]) -> P
 
 
 def _bounds_on_faults(evidence: Evidence, found: tuple[Injection, ...]) -> Iterator[PropertyResult]:
-    """The campaign's bounds on single faults, judged like `FIRST_COMMIT`."""
+    """Judges the campaign's bounds on single faults, like `FIRST_COMMIT`."""
     if not evidence.completed:
         return
     for fault, wanted in evidence.expect.fault.items():

@@ -1,8 +1,8 @@
 """Rebuilds everything derived in a bundle from its raw files: no hardware, no network, no clock.
 
 The same raw files give the same bytes, so a report can be made anywhere and compared. `derive_run`
-judges one run; `derive` says what all runs say together, from what `derive_run` left in each;
-`rebuild` does all of it.
+judges one run. `derive` combines all runs, from the files that `derive_run` left in each. `rebuild`
+does both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["DerivedRun", "derive", "derive_run", "rebuild"]
 
 
 class DerivedRun(NamedTuple):
-    """What `derive_run` made of the raw files of `run`."""
+    """The result of `derive_run` for `run`."""
 
     run: RunFolder
     summary: RunSummary
@@ -55,7 +55,8 @@ def derive_run(run: RunFolder, *, pdf: bool = False) -> DerivedRun:
     run.write_json("summary.json", msgspec.to_builtins(summary))
     run.clear()
     write_tables(run, run_tables(evidence, summary, found, where))
-    # Drawing takes a second to import, so only when there is something to draw.
+    # The drawing code takes a second to import, so it is imported only if there is something to
+    # draw.
     from testbed.report.page import run_page  # noqa: PLC0415
     from testbed.report.run_plots import draw_run  # noqa: PLC0415
 
@@ -67,8 +68,8 @@ def derive_run(run: RunFolder, *, pdf: bool = False) -> DerivedRun:
 def derive(
     bundle: Bundle, last: DerivedRun | None = None, *, measured: bool = True, pdf: bool = False
 ) -> Summary:
-    """The same over all runs, each of which was derived, `last` just now. `measured`: raw files are
-    new, so the sums of all files are taken. Raises ConfigurationError."""
+    """Combines all runs. Each was derived before, and `last` just now. `measured`: raw files are
+    new, so the sums of all files are written. Raises ConfigurationError."""
     summary = over_runs(bundle)
     bundle.write_json("summary.json", msgspec.to_builtins(summary))
     bundle.write("junit.xml", junit(summary))
@@ -89,7 +90,7 @@ def derive(
 
 
 def rebuild(bundle: Bundle, *, pdf: bool = False) -> Summary:
-    """Derives every run again, then the whole. Raises ConfigurationError."""
+    """Derives every run again, then the whole bundle. Raises ConfigurationError."""
     last = None
     for run in bundle.runs:
         if run.entry.complete or run.was_collected:

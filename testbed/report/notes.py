@@ -36,7 +36,7 @@ def notes(
 ) -> Iterator[str]:
     """One sentence each."""
     if not evidence.completed:
-        yield "the run was cut short: not all phases were passed"
+        yield "the run was cut short: not all phases were completed"
     if any(line.settled is False for line in evidence.run_log):
         yield "at the end some device waited for an answer or some replica had not caught up"
     if evidence.idle:
