@@ -11,11 +11,19 @@ import msgspec
 import typer
 
 from testbed.bundle import find_bundle
-from testbed.commands.options import JsonOption, columns, figure_kind, print_json
+from testbed.commands.options import (
+    JsonOption,
+    columns,
+    figure_kind,
+    file_kind,
+    print_json,
+    write_out,
+)
 from testbed.errors import ConfigurationError
+from testbed.report.pairing import value_in_words
 
 if TYPE_CHECKING:
-    from testbed.report.compare import Comparison, FigurePair
+    from testbed.report.compare import Comparison
     from testbed.report.pairing import Estimate
 
 __all__ = ["app"]
@@ -43,6 +51,10 @@ def compare(
         Path | None,
         typer.Option(metavar="FILE", help="Draw the figures of A and B (.svg, .pdf)."),
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write one offline page about all of them (.html)."),
+    ] = None,
     floods: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw the floods of all, as of dos and dos-no-limits."),
@@ -60,6 +72,7 @@ def compare(
     """
     figure_kind(figure)
     figure_kind(floods, "--floods")
+    file_kind(page, "--page", "html")
     bounds = [*_bounds(max_ratio, at_most=True), *_bounds(min_ratio, at_most=False)]
     from testbed.report.compare import compare as compared  # noqa: PLC0415 - loads statistics
     from testbed.report.compare import read_result  # noqa: PLC0415 - see above
@@ -67,13 +80,17 @@ def compare(
     results = [read_result(find_bundle(each)) for each in (a, *others)]
     found = [compared(results[0], other) for other in results[1:]]
     if figure is not None:
-        from testbed.report.plots import draw_beside  # noqa: PLC0415 - loads what draws
+        from testbed.report.compare_plots import draw_beside  # noqa: PLC0415 - loads what draws
 
-        draw_beside(found[0], figure)
+        write_out(figure, draw_beside(found[0], figure_kind(figure)))
     if floods is not None:
         from testbed.report.floods import draw_beside as draw_floods  # noqa: PLC0415 - see above
 
-        draw_floods(results, floods)
+        write_out(floods, draw_floods(results, figure_kind(floods)))
+    if page is not None:
+        from testbed.report.compare_page import compare_page  # noqa: PLC0415 - see above
+
+        write_out(page, compare_page(results, found).encode())
     failures = [list(_failures(each, bounds, fail_on_change)) for each in found]
     if as_json:
         comparisons = [
@@ -121,6 +138,8 @@ def _failures(
 
 
 def _in_words(found: Comparison, failures: list[str]) -> str:
+    from testbed.report.compare import MADE_ALIKE, SAME_VERDICTS  # noqa: PLC0415 - see above
+
     a, b = (
         f"{name} ({system})" for name, system in zip((found.a, found.b), found.systems, strict=True)
     )
@@ -131,11 +150,11 @@ def _in_words(found: Comparison, failures: list[str]) -> str:
         rows = [("DIFFERS", "A", "B"), *((d.what, d.a, d.b) for d in found.differences)]
         parts.append(columns(rows))
     else:
-        parts.append("Made alike: campaign, seed, inventory, code, packages and machines.")
+        parts.append(MADE_ALIKE)
     if shown := found.verdicts or found.changes:
         parts.append(columns([("VERDICT", "A", "B"), *((c.name, c.a, c.b) for c in shown)]))
     else:
-        parts.append("All verdicts are the same.")
+        parts.append(SAME_VERDICTS)
     if found.figures:
         parts.append(_figures(found))
     if failures:
@@ -144,28 +163,15 @@ def _in_words(found: Comparison, failures: list[str]) -> str:
 
 
 def _figures(found: Comparison) -> str:
+    from testbed.report.compare import ARMS  # noqa: PLC0415 - see above
+
     rows: list[tuple[str, ...]] = [("FIGURE", "RUNS", "A", "B", "B / A", "95 %")]
     for each in found.figures:
         name = f"{each.name} ({each.unit})"
-        runs = f"{'with faults' if each.arm == 'faults' else 'baseline'}, {_count(each)}"
-        rows.append((name, runs, _value(each.a), _value(each.b), *_ratio(each.ratio)))
-    paired = found.figures[0].paired
-    how = (
-        "Medians over runs; ratios pair the runs of the same number (same schedule)."
-        if paired
-        else "Medians over runs; the schedules differ, so that runs are compared as two groups."
-    )
-    return f"{columns(rows)}\n{how}"
-
-
-def _count(each: FigurePair) -> str:
-    return str(each.a.n) if each.a.n == each.b.n else f"{each.a.n} and {each.b.n}"
-
-
-def _value(each: Estimate) -> str:
-    if each.value is None:
-        return "-"
-    return f"{'>= ' if each.at_least else ''}{each.value:,.4g}"
+        runs = f"{ARMS[each.arm]}, {each.runs}"
+        values = (value_in_words(each.a), value_in_words(each.b))
+        rows.append((name, runs, *values, *_ratio(each.ratio)))
+    return f"{columns(rows)}\n{found.how}"
 
 
 def _ratio(each: Estimate) -> tuple[str, str]:

@@ -22,6 +22,8 @@ __all__ = [
     "SeedOption",
     "SystemOption",
     "columns",
+    "figure_kind",
+    "file_kind",
     "markdown",
     "print_json",
     "say",
@@ -79,9 +81,16 @@ def time_option(
 
 def figure_kind(path: Path | None, option: str = "--figure") -> str:
     """ "svg" or "pdf", from the name of the file. Raises ConfigurationError."""
-    kind = path.suffix[1:] if path is not None else "svg"
-    if kind not in ("svg", "pdf"):
-        raise ConfigurationError(f"{option} {path}: the name must end with .svg or .pdf")
+    return file_kind(path, option, "svg", "pdf")
+
+
+def file_kind(path: Path | None, option: str, *kinds: str) -> str:
+    """One of `kinds`, from the name of the file; without a file the first. Raises
+    ConfigurationError."""
+    kind = path.suffix[1:] if path is not None else kinds[0]
+    if kind not in kinds:
+        endings = " or ".join(f".{each}" for each in kinds)
+        raise ConfigurationError(f"{option} {path}: the name must end with {endings}")
     return kind
 
 

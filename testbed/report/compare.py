@@ -1,4 +1,5 @@
 """Compares two or more results: how they were made differently, and what came out differently.
+`compare_plots` and `compare_page` draw and show it.
 
 Each result is compared with the first one. If both have the same schedule, both met the same
 arrivals and faults, and their runs are paired by number. Otherwise the two sets of runs are
@@ -9,7 +10,7 @@ first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -18,20 +19,29 @@ import msgspec
 from testbed.bundle import Bundle
 from testbed.campaign.schedule import Schedule
 from testbed.manifest import Arm, Manifest
-from testbed.report.figures import BETWEEN_SYSTEMS, QUANTITIES, Quantity
+from testbed.report.figures import BETWEEN_SYSTEMS, OVER_REPLICAS, QUANTITIES, Quantity
 from testbed.report.over_runs import over_runs
 from testbed.report.pairing import Estimate, Known, median, paired_ratio, unpaired_ratio
 from testbed.report.summary import AttackResult, RunRow
 
 __all__ = [
+    "ARMS",
+    "MADE_ALIKE",
+    "SAME_VERDICTS",
     "Change",
     "Comparison",
+    "Curve",
     "Difference",
     "FigurePair",
     "JudgedBundle",
     "compare",
+    "curves_over_replicas",
     "read_result",
 ]
+
+MADE_ALIKE = "Made alike: campaign, seed, inventory, code, packages and machines."
+SAME_VERDICTS = "All verdicts are the same."
+ARMS: Mapping[Arm, str] = {"faults": "with faults", "baseline": "without faults"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,16 @@ class JudgedBundle:
     judged: dict[str, str]  # property or attack: verdict
     counted: dict[int, RunRow]
     attacks: dict[str, AttackResult]  # by id, over all runs
+
+    @property
+    def replicas(self) -> int:
+        return len(self.schedule.replicas)
+
+    @property
+    def commit(self) -> str:
+        """Of the code that ran."""
+        commit = str(self.manifest.git.get("commit") or "unknown")[:12]
+        return f"{commit} with local changes" if self.manifest.git.get("dirty") else commit
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +86,11 @@ class FigurePair(msgspec.Struct, frozen=True, kw_only=True):
     ratio: Estimate
     paired: bool
 
+    @property
+    def runs(self) -> str:
+        """How many there are, in words."""
+        return str(self.a.n) if self.a.n == self.b.n else f"{self.a.n} and {self.b.n}"
+
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A verdict that differs in `b`."""
@@ -78,7 +103,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """`b` compared with `a` (names of bundles). `obstacles`: why figures cannot be compared; then
     there are no figures. `verdicts`: all verdicts of both, if the systems under test differ.
-    `changes`: the verdicts that differ."""
+    `changes`: the verdicts that differ. `loopback`: one of them at least is no measurement of
+    boards."""
 
     a: str
     b: str
@@ -88,6 +114,25 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     figures: tuple[FigurePair, ...]
     systems: tuple[str, str] = ("chain", "chain")
     verdicts: tuple[Change, ...] = ()
+    loopback: bool = False
+
+    @property
+    def how(self) -> str:
+        """How `figures` were made, in words."""
+        if all(each.paired for each in self.figures):
+            return "Medians over runs; ratios pair the runs of the same number (same schedule)."
+        return "Medians over runs; the schedules differ, so that runs are compared as two groups."
+
+
+class Curve(msgspec.Struct, frozen=True, kw_only=True):
+    """One quantity in the runs of one arm against the number of replicas. `of`: what has it, as
+    `admission`. `points`: (replicas, median over the runs) in the order of replicas."""
+
+    of: str
+    name: str
+    unit: str
+    arm: Arm
+    points: tuple[tuple[int, Estimate], ...]
 
 
 def read_result(bundle: Bundle) -> JudgedBundle:
@@ -113,11 +158,50 @@ def compare(a: JudgedBundle, b: JudgedBundle) -> Comparison:
         figures=() if obstacles else tuple(_figures(a, b)),
         systems=(a.schedule.system, b.schedule.system),
         verdicts=() if a.schedule.system == b.schedule.system else tuple(_verdicts(a, b)),
+        loopback="loopback" in (a.manifest.stage, b.manifest.stage),
     )
+
+
+def curves_over_replicas(results: Sequence[JudgedBundle]) -> tuple[Curve, ...]:
+    """Every quantity that the results of the first one's test, system and stage all have. None if
+    there are fewer than two, or two with the same number of replicas."""
+    first = results[0]
+    alike = [
+        each
+        for each in results
+        if each.counted
+        and each.schedule.system == first.schedule.system
+        and each.manifest.stage == first.manifest.stage
+        and not any(_other_test(first, each))
+    ]
+    sizes = {each.replicas for each in alike}
+    if not 1 < len(alike) == len(sizes):
+        return ()
+    ordered = sorted(alike, key=lambda each: each.replicas)
+    found = []
+    for arm in ARMS:
+        for of, quantities in OVER_REPLICAS.items():
+            for quantity in quantities:
+                values = [list(_values(each, quantity, arm).values()) for each in ordered]
+                if all(values):
+                    points = tuple(zip(sorted(sizes), map(median, values), strict=True))
+                    found.append(
+                        Curve(of=of, name=quantity.name, unit=quantity.unit, arm=arm, points=points)
+                    )
+    return tuple(found)
 
 
 def _obstacles(a: JudgedBundle, b: JudgedBundle) -> Iterator[str]:
     """Figures of different tests are not comparable, even if their names are equal."""
+    yield from _other_test(a, b)
+    if a.schedule.system == b.schedule.system and a.replicas != b.replicas:
+        yield f"they have different numbers of replicas: {a.replicas} and {b.replicas}"
+    for each in (a, b):
+        if not each.counted:
+            yield f"{each.bundle.name} has no run that counts"
+
+
+def _other_test(a: JudgedBundle, b: JudgedBundle) -> Iterator[str]:
     if a.schedule.campaign != b.schedule.campaign:
         yield f"they are different campaigns: {a.schedule.campaign} and {b.schedule.campaign}"
     elif a.schedule.phases != b.schedule.phases:
@@ -126,15 +210,6 @@ def _obstacles(a: JudgedBundle, b: JudgedBundle) -> Iterator[str]:
         yield "the campaigns have the same name, but other faults or attacks"
     elif (one := a.schedule.workload) != (two := b.schedule.workload):
         yield f"the workloads differ: {one.in_words} and {two.in_words}"
-    same_system = a.schedule.system == b.schedule.system
-    if same_system and len(a.schedule.replicas) != len(b.schedule.replicas):
-        yield (
-            f"they have different numbers of replicas: {len(a.schedule.replicas)} and "
-            f"{len(b.schedule.replicas)}"
-        )
-    for each in (a, b):
-        if not each.counted:
-            yield f"{each.bundle.name} has no run that counts"
 
 
 def _faults(schedule: Schedule) -> set[tuple[str, str, str]]:
@@ -152,7 +227,7 @@ def _differences(a: JudgedBundle, b: JudgedBundle) -> Iterator[Difference]:
         "runs": (len(a.schedule.runs), len(b.schedule.runs)),
         "runs in the figures": (len(a.counted), len(b.counted)),
         "inventory": (one.inventory_sha256[:12], two.inventory_sha256[:12]),
-        "commit": (_commit(one), _commit(two)),
+        "commit": (a.commit, b.commit),
         "code": (one.code_sha256[:12], two.code_sha256[:12]),
         "Python": (one.python, two.python),
     }
@@ -173,11 +248,6 @@ def _schedule(result: JudgedBundle) -> str:
 
 def _expectations(result: JudgedBundle) -> str:
     return sha256(result.schedule.expect.model_dump_json().encode()).hexdigest()[:12]
-
-
-def _commit(manifest: Manifest) -> str:
-    commit = str(manifest.git.get("commit") or "unknown")[:12]
-    return f"{commit} with local changes" if manifest.git.get("dirty") else commit
 
 
 def _machines(a: JudgedBundle, b: JudgedBundle) -> Iterator[tuple[str, tuple[object, object]]]:
@@ -208,10 +278,9 @@ def _held(value: bool | None) -> str:
 
 
 def _figures(a: JudgedBundle, b: JudgedBundle) -> Iterator[FigurePair]:
-    arms: tuple[Arm, ...] = ("faults", "baseline")
     other = a.schedule.system != b.schedule.system
     paired = a.schedule.what_happens == b.schedule.what_happens or (other and _alike(a, b))
-    for arm in arms:
+    for arm in ARMS:
         for quantity in (*QUANTITIES, *BETWEEN_SYSTEMS) if other else QUANTITIES:
             left, right = _values(a, quantity, arm), _values(b, quantity, arm)
             if not left or not right:

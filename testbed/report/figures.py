@@ -7,13 +7,14 @@ its timeout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil, inf
 from typing import Literal, NamedTuple
 
 from testbed.campaign.expect import DegradationExpect
 from testbed.campaign.quantities import Bound
 from testbed.campaign.warnings import PAIRS_MIN
+from testbed.checks.stats import Latency
 from testbed.report.pairing import (
     Estimate,
     Known,
@@ -26,6 +27,7 @@ from testbed.report.summary import Figure, Load, PropertyResult, RunRow, RunSumm
 
 __all__ = [
     "BETWEEN_SYSTEMS",
+    "OVER_REPLICAS",
     "QUANTITIES",
     "Quantity",
     "admission_ms",
@@ -41,7 +43,7 @@ class Quantity(NamedTuple):
     name: str
     unit: str
     of: Callable[[RunSummary], Known | None]
-    of_baseline_phase: Callable[[RunSummary], Known | None]
+    of_baseline_phase: Callable[[RunSummary], Known | None] = lambda _: None
     better: Literal["more", "less"] = "less"
 
 
@@ -64,19 +66,18 @@ def _quantile(load: Load, name: str) -> Known | None:
     return between(float(load.timeout_ms)) if value is None else known(value)
 
 
-def _maybe(value: float | None) -> Known | None:
-    return None if value is None else known(value)
-
-
 def admission_ms(run: RunSummary) -> Known | None:
-    """The median over all devices that asked for admission. A device that was never admitted counts
-    as slower than all others. A summary has only a few quantiles, so the median is only known to
-    lie between two of them.
+    """The median over all devices that asked for admission."""
+    return _over_all(run.latency_ms.admission, 0.5)
+
+
+def _over_all(seen: Latency, wanted: float) -> Known | None:
+    """A quantile over all that was asked: what was never answered counts as slower than all else. A
+    summary has only a few quantiles, so this one may only be known to lie between two of them.
     """
-    seen = run.latency_ms.admission
     if not seen.n + seen.censored:
         return None
-    rank = ceil((seen.n + seen.censored) / 2)
+    rank = ceil((seen.n + seen.censored) * wanted)
     lo, hi = 0.0, inf
     for share, value in ((0.5, seen.p50), (0.9, seen.p90), (0.99, seen.p99), (1.0, seen.max)):
         if value is not None:
@@ -92,8 +93,8 @@ QUANTITIES: tuple[Quantity, ...] = (
     _quantity("p50", "ms", lambda load: _quantile(load, "p50_ms"), "less"),
     _quantity("p99", "ms", lambda load: _quantile(load, "p99_ms"), "less"),
     _quantity("max", "ms", lambda load: _quantile(load, "max_ms"), "less"),
-    Quantity("admission", "ms", admission_ms, lambda _: None),
-    Quantity("consensus", "ms", lambda run: _maybe(run.latency_ms.consensus.p50), lambda _: None),
+    Quantity("admission", "ms", admission_ms),
+    Quantity("consensus", "ms", lambda run: _over_all(run.latency_ms.consensus, 0.5)),
 )
 
 
@@ -109,18 +110,35 @@ def _recovery(run: RunSummary) -> Known | None:
 
 
 BETWEEN_SYSTEMS: tuple[Quantity, ...] = (
-    Quantity("calm p50", "ms", _calm("p50_ms"), lambda _: None),
-    Quantity("calm p99", "ms", _calm("p99_ms"), lambda _: None),
-    Quantity("recovery", "ms", _recovery, lambda _: None),
+    Quantity("calm p50", "ms", _calm("p50_ms")),
+    Quantity("calm p99", "ms", _calm("p99_ms")),
+    Quantity("recovery", "ms", _recovery),
     Quantity(
         "stored",
         "B/record",
         lambda run: known(run.stored_bytes / run.records) if run.records else None,
-        lambda _: None,
     ),
 )
 """What is also set side by side if two results are of two systems: latencies before anything is
 injected, the worst recovery, and what a record costs on all disks together."""
+
+
+def _quantiles(kind: Literal["admission", "consensus"]) -> tuple[Quantity, ...]:
+    """p50 and p99 over the whole run."""
+
+    def of(share: float) -> Callable[[RunSummary], Known | None]:
+        return lambda run: _over_all(getattr(run.latency_ms, kind), share)
+
+    return Quantity("p50", "ms", of(0.5)), Quantity("p99", "ms", of(0.99))
+
+
+OVER_REPLICAS: Mapping[str, tuple[Quantity, ...]] = {
+    "admission": _quantiles("admission"),
+    "consensus": _quantiles("consensus"),
+    "data": QUANTITIES[1:3],
+    "goodput": QUANTITIES[:1],
+}
+"""What is shown against the number of replicas, by panel."""
 
 
 def figures(counted: Sequence[RunRow]) -> tuple[Figure, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -20,7 +19,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from testbed.campaign.event import ScheduledEvent
 from testbed.errors import ConfigurationError
 from testbed.report.compare import JudgedBundle
-from testbed.report.style import COLOURS, LINES, figure, styled
+from testbed.report.style import COLOURS, LINES, WATERMARK, figure, rendered, styled
 
 __all__ = ["Flood", "draw_beside", "draw_floods", "floods_of"]
 
@@ -79,19 +78,18 @@ def floods_of(events: Iterable[ScheduledEvent], judged: Mapping[str, Judged]) ->
     return sorted(found, key=lambda each: (each.how, each.sent_per_s))
 
 
-def draw_beside(results: Sequence[JudgedBundle], path: Path) -> None:
-    """The floods of several results, named after their campaigns. Raises ConfigurationError."""
+def draw_beside(results: Sequence[JudgedBundle], kind: str) -> bytes:
+    """The floods of several results, named after their campaigns. `kind` is "svg" or "pdf". Raises
+    ConfigurationError."""
     floods = {
         each.manifest.campaign: floods_of(each.schedule.trials[0].events, each.attacks)
         for each in results
     }
     if not all(floods.values()):
         raise ConfigurationError("a result without floods: run a campaign with device.flood")
+    loopback = any(each.manifest.stage == "loopback" for each in results)
     with styled():
-        try:
-            draw_floods(floods, None).savefig(path)
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"cannot draw {path}: {error}") from error
+        return rendered(draw_floods(floods, WATERMARK if loopback else None), kind)
 
 
 def draw_floods(results: Mapping[str, Sequence[Flood]], mark: str | None) -> Figure:

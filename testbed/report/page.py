@@ -1,4 +1,5 @@
-"""report.html: pages that open anywhere and offline, with the figures inside.
+"""report.html: pages that open anywhere and offline, with the figures inside. The page of several
+results: `compare_page`.
 
 A bundle has one page. Each run has its own, to which the table of runs links.
 """
@@ -20,7 +21,7 @@ from testbed.report.style import WATERMARK, Plot
 from testbed.report.summary import RunSummary, Summary
 from testbed.report.where import Where
 
-__all__ = ["page", "run_page"]
+__all__ = ["environment", "inlined", "page", "run_page"]
 
 
 def page(
@@ -31,7 +32,7 @@ def page(
     machines: Machines | None = None,
 ) -> str:
     """Of a bundle; `where` and `machines` are those of its run, if there is only one."""
-    return _environment.get_template("report.html.j2").render(
+    return environment.get_template("report.html.j2").render(
         name=summary.run,
         summary=summary,
         manifest=bundle.manifest,
@@ -52,7 +53,7 @@ def run_page(
 ) -> str:
     """Of one run."""
     manifest = evidence.manifest
-    return _environment.get_template("run.html.j2").render(
+    return environment.get_template("run.html.j2").render(
         name=f"{manifest.run}/{evidence.run.entry.path}",
         entry=evidence.run.entry,
         summary=summary,
@@ -67,14 +68,14 @@ def run_page(
 
 def _figures(plots: Sequence[Plot]) -> dict[str, list[tuple[str, Markup]]]:
     """Those of where the time goes have a section of their own."""
-    drawn = [(name.startswith("way-"), (title, _inline(svg))) for name, title, svg in plots]
+    drawn = [(name.startswith("way-"), (title, inlined(svg))) for name, title, svg in plots]
     return {
         "figures": [each for way, each in drawn if not way],
         "ways": [each for way, each in drawn if way],
     }
 
 
-def _inline(svg: bytes) -> Markup:
+def inlined(svg: bytes) -> Markup:
     """The SVG without its XML prologue, which is only allowed at the beginning of a file."""
     text = svg.decode()
     return Markup(text[text.index("<svg") :])  # noqa: S704 - our own SVG
@@ -88,13 +89,13 @@ def _ms(value: float | None) -> str:
     return "–" if value is None else f"{value:,.1f}"
 
 
-_environment = Environment(
+environment = Environment(
     loader=PackageLoader("testbed.report", "."),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.globals.update(
+environment.globals.update(
     ms=_ms, fine_ms=_fine_ms, estimate=estimate_in_words, ratio_in_words=ratio_in_words
 )

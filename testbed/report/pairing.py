@@ -30,6 +30,7 @@ __all__ = [
     "median",
     "paired_ratio",
     "unpaired_ratio",
+    "value_in_words",
 ]
 
 EXACT_MAX = 40  # values of both samples together; above it the normal approximation serves
@@ -170,9 +171,17 @@ def _ways(n: int, m: int) -> list[int]:
 
 def estimate_in_words(each: Estimate) -> str:
     """Value and interval; "–" if there is none."""
-    if each.value is None:
-        return "–"
-    value = f"{'≥ ' if each.at_least else ''}{each.value:,.4g}"
+    value = value_in_words(each)
     if each.lo is None:
         return value
-    return f"{value} [{each.lo:,.4g}, {'∞' if each.hi is None else f'{each.hi:,.4g}'}]"
+    return f"{value} [{_number(each.lo)}, {'∞' if each.hi is None else _number(each.hi)}]"
+
+
+def value_in_words(each: Estimate) -> str:
+    """Without the interval."""
+    return "–" if each.value is None else f"{'≥ ' if each.at_least else ''}{_number(each.value)}"
+
+
+def _number(value: float) -> str:
+    """Four digits, and all digits of a whole number."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

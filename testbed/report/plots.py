@@ -7,9 +7,7 @@ never recovered is drawn at the upper edge.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
@@ -17,8 +15,6 @@ from matplotlib.ticker import MaxNLocator
 
 from testbed.bundle import Bundle
 from testbed.campaign.schedule import Schedule
-from testbed.errors import ConfigurationError
-from testbed.report.compare import Comparison
 from testbed.report.style import (
     BLUE,
     GREY,
@@ -32,7 +28,7 @@ from testbed.report.style import (
 )
 from testbed.report.summary import Figure, Load, RunRow, Summary
 
-__all__ = ["draw", "draw_beside"]
+__all__ = ["draw"]
 
 _ARMS = {"baseline": (BLUE, "o"), "faults": (ORANGE, "s")}
 _NAMES = ("runs", "ratios", "recovery")
@@ -69,54 +65,6 @@ def draw(bundle: Bundle, summary: Summary, *, pdf: bool = False) -> tuple[Plot, 
                 ("recovery", "First commit after healing, of each run", _recovery(counted, mark))
             )
         return tuple((name, title, save(bundle, name, each, pdf=pdf)) for name, title, each in made)
-
-
-def draw_beside(found: Comparison, path: Path) -> None:
-    """Every figure of two results in one drawing: a row for each, a point for A and one for B. The
-    ending of `path` says the format. The axis is logarithmic: a 0 stands in words at its left end.
-    Raises ConfigurationError."""
-    rows = [each for each in found.figures if None not in (each.a.value, each.b.value)]
-    if not any(each.a.value or each.b.value for each in rows):
-        all_zero = "every figure is 0 in both results"
-        none = "; ".join(found.obstacles) or "no figure has a value in both results"
-        why = all_zero if rows else none
-        raise ConfigurationError(f"--figure: nothing to draw: {why}")
-    with styled():
-        made = figure(0.9 + 0.24 * len(rows), None)
-        made.subplots_adjust(left=0.34)
-        axes: Axes = made.add_subplot()
-        names = (f"A: {found.systems[0]}", f"B: {found.systems[1]}")
-        for values, name, colour, marker, below in (  # equal values side by side
-            ([each.a for each in rows], names[0], BLUE, "o", -0.14),
-            ([each.b for each in rows], names[1], ORANGE, "s", 0.14),
-        ):
-            axes.plot(
-                [each.value or math.nan for each in values],
-                [place + below for place in range(len(rows))],
-                linestyle="none",
-                marker=marker,
-                markersize=4,
-                color=colour,
-                label=name,
-            )
-        for place, each in enumerate(rows):
-            zeros = [
-                name for name, value in (("A", each.a.value), ("B", each.b.value)) if not value
-            ]
-            if zeros:
-                at, said = axes.get_yaxis_transform(), f" {' and '.join(zeros)}: 0"
-                axes.text(0, place, said, transform=at, fontsize=6, va="center")
-        arms = {"faults": "with faults", "baseline": "without"}
-        labels = [f"{each.name} ({each.unit}), {arms[each.arm]}" for each in rows]
-        axes.set_yticks(range(len(rows)), labels)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xscale("log")
-        log_axis(axes.xaxis)
-        axes.legend(fontsize=6, loc="best")
-        try:
-            made.savefig(path)
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"cannot draw {path}: {error}") from error
 
 
 def _runs(counted: Sequence[RunRow], timeout_ms: int, mark: str | None) -> Drawing:

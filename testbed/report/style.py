@@ -7,6 +7,7 @@ those of a two-column paper. The same data give the same bytes.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,9 +112,19 @@ def figure(
     return made
 
 
+class _LogTicks(LogLocator):
+    """At 1, 2 and 5 of each decade if their labels have room; else at 1 and 3, or 1."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        assert isinstance(self.axis, Axis)
+        room = self.axis.get_tick_space() / math.log10(vmax / vmin)  # for each decade
+        self.set_params(subs=(1, 2, 5) if room >= 3 else (1, 3) if room >= 2 else (1,))
+        return super().tick_values(vmin, vmax)
+
+
 def log_axis(axis: Axis) -> None:
-    """Logarithmic ticks at 1, 2 and 5 of each decade, written as plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Logarithmic ticks, written as plain numbers."""
+    axis.set_major_locator(_LogTicks())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

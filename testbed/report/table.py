@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed.report.figures import ratio_in_words
-from testbed.report.pairing import Estimate
+from testbed.report.pairing import value_in_words
 from testbed.report.summary import FaultOverRuns, PropertyResult, RunRow, Summary
 
 __all__ = ["render"]
@@ -135,14 +135,8 @@ def _figures(summary: Summary) -> Table:
     for each in summary.figures:
         ratio = "–" if each.ratio is None else ratio_in_words(each.ratio)
         name = f"{each.name} ({each.unit})"
-        table.add_row(name, _value(each.baseline), _value(each.faults), ratio)
+        table.add_row(name, value_in_words(each.baseline), value_in_words(each.faults), ratio)
     return table
-
-
-def _value(each: Estimate) -> str:
-    if each.value is None:
-        return "–"
-    return f"{'≥ ' if each.at_least else ''}{each.value:,.4g}"
 
 
 def _faults(summary: Summary) -> Table:
@@ -153,8 +147,8 @@ def _faults(summary: Summary) -> Table:
             ", ".join(each.targets),
             str(each.runs),
             _effect(each),
-            _value(each.recovery_ms),
-            _value(each.whole_ms),
+            value_in_words(each.recovery_ms),
+            value_in_words(each.whole_ms),
             str(each.recovery_ms.censored),
         )
     return table

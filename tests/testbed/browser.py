@@ -17,8 +17,9 @@ from typing import Any, Self
 
 import pytest
 
-__all__ = ["NAMES", "Browser", "browser", "chromium"]
+__all__ = ["NAMES", "VIEWS", "Browser", "browser", "check_page", "chromium"]
 
+VIEWS = ((1200, False), (1200, True), (375, False), (375, True))  # width in pixels, dark
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 FD_OF_COMMANDS, FD_OF_ANSWERS = 3, 4  # fixed by --remote-debugging-pipe
@@ -114,6 +115,37 @@ class Browser:
                 self.complaints.append(params["entry"]["text"])
             case "Runtime.consoleAPICalled" if params["type"] in ("error", "warning"):
                 self.complaints.append(json.dumps(params["args"]))
+
+
+def check_page(
+    shown: Browser, page: Path, copy: Path, view: tuple[int, bool], *, figures: int, strict: bool
+) -> None:
+    """A report's page in `view` (width in pixels, dark): no complaint on the console, every figure
+    drawn with its colours, no page that scrolls sideways. `strict`: under a content security policy
+    that drops every style. `copy` is where what is shown is written."""
+    width_px, dark = view
+    text = page.read_text()
+    if strict:
+        policy = "default-src 'none'; style-src 'none'; script-src 'none'; img-src 'none'"
+        meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        text = text.replace("<head>", f"<head>{meta}")
+    copy.write_text(text)
+    shown.show(copy, width_px=width_px, dark=dark)
+    sizes = shown.value(
+        "[...document.querySelectorAll('figure svg')].map(svg =>"
+        " [svg.getBBox().width, svg.getBBox().height,"
+        " new Set([...svg.querySelectorAll('[fill]')].map(e => e.getAttribute('fill')))"
+        ".size])"
+    )
+    assert len(sizes) == text.count("<figure>") == figures
+    assert all(width > 100 and height > 100 and fills > 1 for width, height, fills in sizes)
+    if strict:  # styles are gone, as they must be, and nothing else
+        assert all("style" in each.lower() for each in shown.complaints)
+        return
+    assert shown.complaints == []
+    assert shown.value("document.documentElement.scrollWidth") <= width_px
+    background = shown.value("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(22, 24, 27)" if dark else "rgb(255, 255, 255)")
 
 
 @contextmanager

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from matplotlib.axes import Axes
 
 from testbed import cli
 from testbed.bundle import Bundle
 from testbed.errors import ConfigurationError
 from testbed.report.compare import Comparison, FigurePair
-from testbed.report.pairing import known, median
-from testbed.report.plots import draw_beside
+from testbed.report.compare_plots import beside, draw_beside
+from testbed.report.pairing import known, median, value_in_words
 from tests.testbed.bundles import Story, lines, write_lines
 from tests.testbed.campaign_bundles import campaign_of, rescheduled, slow_down, summarise
+from tests.testbed.drawn import words
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +129,8 @@ def test_what_was_made_differently_and_what_changed_is_said(
     assert (p99["ratio"]["value"], p99["ratio"]["lo"]) == (3.0, None), "one run has no interval"
     assert cli.main(["compare", str(one.path), str(two.path), "--fail-on-change"]) == 1
     said = capsys.readouterr().out
-    for words in ("too few runs", "first-commit-after-heal", "uvloop", "FAILED"):
-        assert words in said
+    for wanted in ("too few runs", "first-commit-after-heal", "uvloop", "FAILED"):
+        assert wanted in said
 
 
 def test_a_bundle_without_a_report_is_told_how_to_get_one(
@@ -174,21 +175,28 @@ def result(**values: tuple[float, float]) -> Comparison:
     )
 
 
-def test_a_zero_is_drawn_in_words_beside_the_logarithmic_axis(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = list[str]()
-    text = Axes.text
-
-    def heard(axes: Axes, x: float, y: float, s: str, **how: Any) -> Any:
-        drawn.append(s)
-        return text(axes, x, y, s, **how)
-
-    monkeypatch.setattr(Axes, "text", heard)
+def test_a_zero_is_drawn_in_words_beside_the_logarithmic_axis() -> None:
     values = {"goodput": (5.0, 0.0), "p50": (3.0, 4.0), "stored": (0.0, 0.0)}
-    draw_beside(result(**values), tmp_path / "figure.svg")
-    assert drawn == [" B: 0", " A and B: 0"]
-    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
+    said = words(lambda: beside(result(**values)))
+    assert [each for each in said if each.endswith(": 0")] == ["A: 0", "B: 0", "B: 0"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"goodput": (91.0, 91.0)},
+        {"p50": (0.00123, 98_765_432.1)},
+        {f"p{n}": (10.0 ** (n / 3 - 2), 1.04 * 10.0 ** (n / 3 - 2)) for n in range(20)},
+        {"p50": (0.0, 1.5), "p99": (1.5, 0.0), "max": (1.5, 1.51), "consensus": (12_345.6, 9.9)},
+    ],
+)
+def test_every_point_has_its_value_beside_it_and_none_hides_another(
+    values: dict[str, tuple[float, float]],
+) -> None:
+    found = msgspec.structs.replace(result(**values), systems=("chain", "baseline"))
+    said = words(lambda: beside(found))
+    shown = [value_in_words(each) for pair in found.figures for each in (pair.a, pair.b)]
+    assert not Counter(each for each in shown if each != "0") - Counter(said)
 
 
 @pytest.mark.parametrize(
@@ -199,17 +207,26 @@ def test_a_zero_is_drawn_in_words_beside_the_logarithmic_axis(
         (result(goodput=(0.0, 0.0)), "every figure is 0"),
     ],
 )
-def test_where_there_is_nothing_to_draw_the_reason_is_printed(
-    found: Comparison, why: str, tmp_path: Path
-) -> None:
+def test_where_there_is_nothing_to_draw_the_reason_is_printed(found: Comparison, why: str) -> None:
     with pytest.raises(ConfigurationError, match=f"nothing to draw: {why}"):
-        draw_beside(found, tmp_path / "figure.svg")
-    assert not (tmp_path / "figure.svg").exists()
+        draw_beside(found)
 
 
-@pytest.mark.parametrize("option", ["--figure", "--floods"])
-def test_a_figure_of_another_kind_is_refused_before_anything_is_read(
-    option: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "endings"),
+    [("--figure", ".svg or .pdf"), ("--floods", ".svg or .pdf"), ("--page", ".html")],
+)
+def test_a_file_of_another_kind_is_refused_before_anything_is_read(
+    option: str, endings: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["compare", "nowhere", "nowhere", option, "figure"]) == 2
-    assert f"{option} figure: the name must end with .svg or .pdf" in capsys.readouterr().err
+    assert f"{option} figure: the name must end with {endings}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--figure", "--page"])
+def test_a_place_that_cannot_be_written_is_printed(
+    option: str, pair: tuple[Bundle, Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nowhere" / ("a.svg" if option == "--figure" else "a.html")
+    assert cli.main(["compare", *paths(pair), option, str(path)]) == 2
+    assert f"cannot write {path}: No such file" in capsys.readouterr().err

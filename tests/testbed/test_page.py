@@ -18,7 +18,7 @@ from testbed.report.measure import operations
 from testbed.report.page import run_page
 from testbed.report.run_plots import draw_run
 from testbed.report.where import where_of
-from tests.testbed.browser import Browser, browser
+from tests.testbed.browser import VIEWS, Browser, browser, check_page
 from tests.testbed.bundles import START_NS, Story, judged, reschedule, write_lines
 from tests.testbed.bundles import lines as read_jsonl
 
@@ -144,37 +144,12 @@ def test_names_of_many_phases_do_not_run_into_each_other(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("view", [(1200, False), (1200, True), (375, False), (375, True)])
+@pytest.mark.parametrize("view", VIEWS)
 def test_a_real_browser_shows_all_of_it(
     run: RunFolder, shown: Browser, tmp_path: Path, view: tuple[int, bool], strict: bool
 ) -> None:
-    """No complaint on the console, every figure drawn with its colours, no page that scrolls
-    sideways; `strict`: under a content security policy that drops every style."""
-    width_px, dark = view
     for page in (run.path / "report.html", run.bundle.path / "report.html"):
-        text = page.read_text()
-        if strict:
-            policy = "default-src 'none'; style-src 'none'; script-src 'none'; img-src 'none'"
-            meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-            text = text.replace("<head>", f"<head>{meta}")
-        copy = tmp_path / "report.html"
-        copy.write_text(text)
-        shown.show(copy, width_px=width_px, dark=dark)
-        sizes = shown.value(
-            "[...document.querySelectorAll('figure svg')].map(svg =>"
-            " [svg.getBBox().width, svg.getBBox().height,"
-            " new Set([...svg.querySelectorAll('[fill]')].map(e => e.getAttribute('fill')))"
-            ".size])"
-        )
-        assert len(sizes) == text.count("<figure>") == 6
-        assert all(width > 100 and height > 100 and fills > 1 for width, height, fills in sizes)
-        if strict:  # styles are gone, as they must be, and nothing else
-            assert all("style" in each.lower() for each in shown.complaints)
-            continue
-        assert shown.complaints == []
-        assert shown.value("document.documentElement.scrollWidth") <= width_px
-        background = shown.value("getComputedStyle(document.body).backgroundColor")
-        assert background == ("rgb(22, 24, 27)" if dark else "rgb(255, 255, 255)")
+        check_page(shown, page, tmp_path / "report.html", view, figures=6, strict=strict)
 
 
 def test_what_processes_used_is_summed_over_their_lives(tmp_path: Path) -> None:

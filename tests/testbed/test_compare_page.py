@@ -1,0 +1,135 @@
+"""The page of several results: chain against baseline, and the number of replicas, in a browser."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from testbed import cli
+from testbed.bundle import Bundle
+from testbed.report.compare import Curve, curves_over_replicas, read_result
+from testbed.report.compare_plots import over_replicas
+from testbed.report.pairing import known, median
+from tests.testbed.browser import VIEWS, Browser, browser, check_page
+from tests.testbed.bundles import Story
+from tests.testbed.campaign_bundles import campaign_of, rescheduled, summarise
+from tests.testbed.drawn import words
+
+TRIALS = 6
+SEVEN = ",".join(f'"r{n}"' for n in range(1, 8))
+FOUR = ",".join(f'"r{n}"' for n in range(1, 5))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Bundle]:
+    """The same campaign with four replicas, with seven that took twice as long, and on the other
+    system."""
+    story = Story(tmp_path_factory.mktemp("story"))
+    out = tmp_path_factory.mktemp("results")
+    made = {}
+    for name in ("four", "seven", "provider"):
+        slower = dict.fromkeys(range(2 * TRIALS), 2.0) if name == "seven" else {}
+        made[name] = campaign_of(story, out, TRIALS, name=name, slower=slower)
+        summarise(made[name], slower)
+    rescheduled(made["seven"], f'"replicas":[{FOUR}]', f'"replicas":[{SEVEN}]')
+    rescheduled(made["provider"], '"system":"chain"', '"system":"baseline"')
+    odd = made["seven"].manifest
+    packages = {**odd.packages, "<script>alert(1)</script>": "1"}
+    made["seven"].write_manifest(msgspec.structs.replace(odd, packages=packages))
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(results: Mapping[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    bundles = [str(each.path) for each in results.values()]
+    assert cli.main(["compare", *bundles, "--page", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_real_browser_shows_all_of_it(
+    page: Path, shown: Browser, tmp_path: Path, view: tuple[int, bool], strict: bool
+) -> None:
+    """Two figures over the replicas, one of chain and baseline."""
+    check_page(shown, page, tmp_path / "copy.html", view, figures=3, strict=strict)
+
+
+def test_the_page_tells_of_every_result_and_what_cannot_be_compared(
+    page: Path, shown: Browser
+) -> None:
+    shown.show(page)
+    text = shown.value("document.body.innerText")
+    rows = _rows(shown)
+    assert ["four", "quick-start", "chain", "4", "loopback", "12 of 12", "passed"] in rows
+    assert ["provider", "quick-start", "baseline", "4", "loopback", "12 of 12", "passed"] in rows
+    assert "loopback: not a measurement of boards" in text
+    assert "Figures cannot be compared: they have different numbers of replicas: 4 and 7" in text
+    assert ["system", "chain", "baseline"] in rows
+    assert ["agreement", "held", "held"] in rows, "all verdicts, as the systems differ"
+    assert ["package <script>alert(1)</script>", "none", "1"] in rows
+    same = "1x, pairs 1 to 1 (95 %: 1 to 1, n = 6)"
+    (p99,) = (row for row in rows if row[:2] == ["p99 (ms)", "with faults, 6"])
+    assert p99[2:] == [p99[2], p99[2], same]
+    (over,) = (row for row in rows if row[0] == "data p99 (ms), with faults")
+    value = float(over[1].split()[0])
+    assert over[1:] == [f"{ms:.4g} [{ms:.4g}, {ms:.4g}]" for ms in (value, 2 * value)]
+
+
+def _rows(shown: Browser) -> list[list[str]]:
+    script = "[...document.querySelectorAll('tr')].map(r => [...r.cells].map(c => c.innerText))"
+    found: list[list[str]] = shown.value(script)
+    return found
+
+
+def test_there_is_no_curve_of_results_that_differ_in_more_than_their_replicas(
+    results: Mapping[str, Bundle],
+) -> None:
+    four, seven, provider = (read_result(each) for each in results.values())
+    assert {each.points[0][0] for each in curves_over_replicas([seven, four])} == {4}
+    assert curves_over_replicas([four, provider]) == ()
+    assert curves_over_replicas([four, four, seven]) == (), "two with the same number"
+    lab = msgspec.structs.replace(seven.manifest, stage="lab")
+    assert curves_over_replicas([four, dataclasses.replace(seven, manifest=lab)]) == ()
+    assert curves_over_replicas([four, dataclasses.replace(seven, counted={})]) == ()
+    other = seven.schedule.model_copy(update={"phases": seven.schedule.phases[:2]})
+    assert curves_over_replicas([four, dataclasses.replace(seven, schedule=other)]) == ()
+
+
+@pytest.mark.parametrize("sizes", [(4, 7), (4, 7, 100), tuple(range(4, 32, 3))])
+@pytest.mark.parametrize("spread", [1.0, 1.4])
+def test_values_over_replicas_do_not_hide_each_other(sizes: tuple[int, ...], spread: float) -> None:
+    """`spread` of the runs: one value each, or intervals."""
+
+    def curve(of: str, name: str, scale: float) -> Curve:
+        points = tuple((n, median([known(scale * n * spread**k) for k in range(8)])) for n in sizes)
+        unit = "/s" if of == "goodput" else "ms"
+        return Curve(of=of, name=name, unit=unit, arm="faults", points=points)
+
+    curves = [
+        curve(of, name, scale)
+        for of in ("admission", "consensus", "data")
+        for name, scale in (("p50", 12.345), ("p99", 123.45))
+    ]
+    said = words(lambda: over_replicas([*curves, curve("goodput", "goodput", 1.0)]))
+    assert {str(n) for n in sizes} <= set(said)
+
+
+def test_the_same_results_give_the_same_bytes(
+    results: Mapping[str, Bundle], page: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.html"
+    bundles = [str(each.path) for each in results.values()]
+    assert cli.main(["compare", *bundles, "--page", str(again)]) == 0
+    assert again.read_bytes() == page.read_bytes()
