@@ -123,6 +123,7 @@ def consensus(
             {
                 "parameters": msgspec.to_builtins(parameters),
                 "calibration": None if fitted is None else msgspec.to_builtins(fitted),
+                "notes": () if fitted is None else fitted.notes,
                 "times": [
                     msgspec.to_builtins(each)
                     | {"total_ms": each.total_ms, "ratio": each.total_ms / base_ms}
@@ -159,12 +160,7 @@ def _parameters(delay_ms: float | None, work_ms: float | None) -> Parameters:
 
 def _fit_text(fitted: Calibration) -> str:
     lines = [f"fitted to {fitted.blocks} blocks, relative error {fitted.error:.1%}"]
-    if not fitted.separated:
-        lines.append(
-            "note: these runs cannot separate work from delay, so the figures for other N mean "
-            "nothing; give runs with other numbers of replicas too"
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note: {note}" for note in fitted.notes)])
 
 
 def _times_text(times: Sequence[Times], base_ms: float) -> str:

@@ -70,12 +70,26 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """`error` is the root mean square of (model - measured) / measured over all measured times.
     `separated`: False if work and delay cannot be distinguished, so that one of them is at its
-    bound; then runs with other numbers of replicas are needed."""
+    bound; then runs with other numbers of replicas are needed. `replicas`: the sizes that it
+    was fitted to."""
 
     parameters: Parameters
     blocks: int
+    replicas: tuple[int, ...]
     error: float
     separated: bool
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know before believing figures for other N."""
+        more = "give runs with other numbers of replicas too"
+        if not self.separated:
+            what = "these runs cannot separate work from delay"
+            return (f"{what}, so the figures for other N mean nothing; {more}",)
+        if len(self.replicas) == 1:
+            what = f"all runs have N = {self.replicas[0]}, and cannot show which terms grow with N"
+            return (f"{what}, so the figures for other N are a guess; {more}",)
+        return ()
 
 
 def phase_ms(senders: int, needed: int, parameters: Parameters, *, one_queue: bool = True) -> float:
@@ -156,6 +170,7 @@ def calibrate(observations: Sequence[Observation]) -> Calibration:
     return Calibration(
         parameters=parameters,
         blocks=sum(each.blocks for each in observations),
+        replicas=tuple(sorted({each.replicas for each in observations})),
         error=error,
         separated=bool(separated),
     )

@@ -169,10 +169,18 @@ def test_calibration_finds_the_parameters_that_made_the_times() -> None:
     true = Parameters(delay_ms=0.7, work_ms=0.25)
     found = calibrate([measured(consensus_times(n, true)) for n in (4, 7, 16)])
     assert found.separated
-    assert found.blocks == 30
+    assert (found.blocks, found.replicas, found.notes) == (30, (4, 7, 16), ())
     assert found.error < 1e-4
     assert found.parameters.delay_ms == pytest.approx(true.delay_ms, rel=0.01)
     assert found.parameters.work_ms == pytest.approx(true.work_ms, rel=0.01)
+
+
+def test_calibration_says_when_all_runs_have_the_same_number_of_replicas() -> None:
+    true = Parameters(delay_ms=0.7, work_ms=0.25)
+    found = calibrate([measured(consensus_times(7, true))] * 2)
+    assert found.separated
+    (note,) = found.notes
+    assert note.startswith("all runs have N = 7")
 
 
 def test_calibration_says_when_the_times_cannot_separate_work_from_delay() -> None:
@@ -221,6 +229,8 @@ def test_a_bundle_is_read_on_its_proposers_clocks(
     assert report["calibration"]["blocks"] == seen.blocks
     assert [each["replicas"] for each in report["times"]] == [4, 7]
     assert report["times"][0]["ratio"] == 1
+    (note,) = report["notes"]
     assert cli.main(command) == 0
-    assert "cannot separate work from delay" in capsys.readouterr().out
+    assert "cannot separate work from delay" in note
+    assert f"note: {note}" in capsys.readouterr().out
     assert cli.main([*command, "--work", "1ms"]) == 2
