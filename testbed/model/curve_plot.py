@@ -50,8 +50,6 @@ def _ratios(axes: Axes, found: Curves, core: Sequence[Curve], measured: Sequence
     for place, curve in enumerate(core):
         colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
         _line(axes, curve, colour, LINES[place % len(LINES)], marker)
-    if core:
-        _ends(axes, core)
     _loopback(axes, measured)
     axes.plot([100], [PAPER_RATIO], "*", color="black", markersize=10, label="the paper: 5.34")
     axes.axhline(GOAL, color=GREY, linestyle="--", linewidth=1)
@@ -67,6 +65,8 @@ def _ratios(axes: Axes, found: Curves, core: Sequence[Curve], measured: Sequence
     axes.set_yscale("log")
     log_axis(axes.yaxis)
     axes.set_ylim(bottom=_LEAST)
+    if core:
+        _ends(axes, core)
     axes.set_xlim(0, right)
     axes.set_xticks(range(0, max(last, 100) + 1, 10))
     axes.set_xlabel("replicas N")
@@ -113,6 +113,7 @@ def _ends(axes: Axes, core: Sequence[Curve]) -> None:
         ats.append(max(ratio, ats[-1] * _LABELS_APART) if ats else ratio)
     # On average the texts are as far above their curves as below.
     shift = math.prod(r / at for at, (r, _) in zip(ats, ends, strict=True)) ** (1 / len(ends))
+    axes.set_ylim(top=max(axes.get_ylim()[1], ats[-1] * shift * _LABELS_APART))
     for at, (ratio, place) in zip(ats, ends, strict=True):
         axes.annotate(
             f"{ratio:.2f}",

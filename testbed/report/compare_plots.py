@@ -5,17 +5,16 @@ Every point has its value beside it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from testbed.errors import ConfigurationError
 from testbed.report.compare import ARMS, Comparison, Curve
 from testbed.report.pairing import Estimate, value_in_words
+from testbed.report.panels import VALUE_SIZE, Panel, interval, panels
 from testbed.report.style import (
     BLUE,
     ORANGE,
@@ -31,15 +30,8 @@ __all__ = ["beside", "draw_beside", "draw_over_replicas", "over_replicas"]
 
 ROW_IN = 0.32
 NAMES_IN = 2.0  # left of the rows
-PANEL_IN = 1.7
-GAP_IN = 0.5  # between panels
-_VALUE_SIZE = 6
 # colour, marker, and how far from the middle of its row
 _A, _B = (BLUE, "o", -0.16), (ORANGE, "s", 0.16)
-_CROWDED = 0.09  # of the axis: values that are nearer to each other are turned
-# colour, marker and line; 1 if values stand above their points, -1 if below
-_UPPER, _LOWER = (ORANGE, "s--", 1), (BLUE, "o-", -1)
-_ALONE = (BLUE, "o-", 1)
 
 
 def draw_beside(found: Comparison, kind: str = "svg") -> bytes:
@@ -84,14 +76,14 @@ def _points(
         if each.value:
             shape = ">" if each.at_least else marker
             axes.plot(each.value, at, marker=shape, markersize=4, color=colour)
-            axes.plot(_interval(each), (at, at), color=colour, linewidth=0.8)
+            axes.plot(interval(each), (at, at), color=colour, linewidth=0.8)
         axes.annotate(
             value_in_words(each) if each.value else f"{name[0]}: 0",
-            (_interval(each)[1] or 0, at),
+            (interval(each)[1] or 0, at),
             xycoords="data" if each.value else axes.get_yaxis_transform(),
             xytext=(4, 0),
             textcoords="offset points",
-            fontsize=_VALUE_SIZE,
+            fontsize=VALUE_SIZE,
             va="center_baseline",
         )
 
@@ -112,65 +104,13 @@ def draw_over_replicas(curves: Sequence[Curve], *, loopback: bool) -> tuple[Plot
 
 
 def over_replicas(curves: Sequence[Curve], mark: str | None = None) -> Figure:
-    """Panels one below the other, each with the curves of one thing."""
+    """A panel for the curves of each thing; they all have the same numbers of replicas."""
     sizes = [size for size, _ in curves[0].points]
-    nearest = min(math.log(b / a) for a, b in pairwise(sizes)) / math.log(sizes[-1] / sizes[0])
-    rotation = 90 if nearest < _CROWDED else 0
-    groups = [(of, list(same)) for of, same in groupby(curves, key=lambda each: each.of)]
-    height_in = PANEL_IN * len(groups) + GAP_IN
-    made = figure(height_in, mark, left_in=0.8)
-    made.subplots_adjust(hspace=GAP_IN / (PANEL_IN - GAP_IN))
-    for number, (of, same) in enumerate(groups, 1):
-        axes: Axes = made.add_subplot(len(groups), 1, number)
-        logarithmic = same[0].unit == "ms"
-        if logarithmic:
-            axes.set_yscale("log")
-        looks = (_LOWER, _UPPER) if len(same) > 1 else (_ALONE,)
-        for curve, look in zip(same, looks, strict=True):
-            _curve(axes, curve, look, rotation)
-        axes.margins(x=0.08, y=0.5 if rotation else 0.28)  # room for values
-        if logarithmic:
-            log_axis(axes.yaxis)
-        else:
-            axes.set_ylim(0, axes.get_ylim()[1])
-        axes.tick_params(axis="y", labelsize=7)
-        axes.set_ylabel(f"{of} ({same[0].unit}{', log' if logarithmic else ''})", fontsize=7)
-        axes.set_xscale("log")
+    shown = [
+        Panel(of, same[0].unit, {each.name: [value for _, value in each.points] for each in same})
+        for of, same in ((of, list(same)) for of, same in groupby(curves, lambda each: each.of))
+    ]
+    made = panels(sizes, shown, "replicas N (log)", mark)
+    for axes in made.axes:
         axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.xaxis.set_minor_locator(NullLocator())
-        if number == 1:
-            axes.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    axes.set_xlabel("replicas N (log)")
     return made
-
-
-def _curve(axes: Axes, curve: Curve, look: tuple[str, str, int], rotation: int) -> None:
-    colour, line, side = look
-    axes.plot(
-        [size for size, _ in curve.points],
-        [each.value or 0 for _, each in curve.points],
-        line,
-        color=colour,
-        markersize=4,
-        label=curve.name,
-    )
-    for size, each in curve.points:
-        ends = _interval(each)
-        axes.plot([size, size], ends, color=colour, linewidth=0.8)
-        axes.annotate(
-            value_in_words(each),
-            (size, ends[side > 0]),
-            xytext=(0, 4 * side),
-            textcoords="offset points",
-            fontsize=_VALUE_SIZE,
-            ha="center",
-            va="bottom" if side > 0 else "top",
-            rotation=rotation,
-        )
-
-
-def _interval(each: Estimate) -> tuple[float, float]:
-    """Its ends, which are at the value where there is none."""
-    assert each.value is not None
-    lo = each.value if each.lo is None else each.lo
-    return lo, each.value if each.hi is None else each.hi

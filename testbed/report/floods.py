@@ -14,12 +14,20 @@ from typing import Any, Protocol
 import msgspec
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
 from testbed.campaign.event import ScheduledEvent
 from testbed.errors import ConfigurationError
 from testbed.report.compare import JudgedBundle
-from testbed.report.style import COLOURS, LINES, WATERMARK, figure, rendered, styled
+from testbed.report.style import (
+    COLOURS,
+    LINES,
+    WATERMARK,
+    WIDTH_IN,
+    figure,
+    log_axis,
+    rendered,
+    styled,
+)
 
 __all__ = ["Flood", "draw_beside", "draw_floods", "floods_of"]
 
@@ -27,6 +35,7 @@ KIND = "device.flood"
 LAYERS = ("broker", "gateway", "group", "ledger")
 PASSED = "no layer"
 MARKERS = "osv^D"
+NAME_IN = 0.05  # of a character of a row's name
 
 
 class Judged(Protocol):
@@ -118,20 +127,21 @@ def draw_floods(results: Mapping[str, Sequence[Flood]], mark: str | None) -> Fig
     for axes, what in ((goodput, "honest answers/s"), (p99, "honest p99 (ms)")):
         axes.set_ylim(bottom=0)
         axes.set_title(what, fontsize=8)
-    cost.set_title("attacker's cost (kB/s)", fontsize=8)
+    cost.set_title("attacker's cost (kB/s, log)", fontsize=8)
     cost.set_yscale("log")
     for axes in (goodput, p99, cost):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(numticks=4))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("attack messages/s")
+        log_axis(axes.xaxis)
+        axes.tick_params(labelsize=6)
+        axes.set_xlabel("attack messages/s (log)", fontsize=7)
+    log_axis(cost.yaxis)
     handles, labels = cost.get_legend_handles_labels()
     made.legend(handles, labels, fontsize=5, ncols=5, handlelength=3, loc="upper center")
     below = made.add_subplot(grid[1, :])
-    if len(results) > 1:  # room for longer names
-        left, bottom, width, height = below.get_position().bounds
-        below.set_position((left + 0.1, bottom, width - 0.1, height))
-    _bars(below, results)
+    names = _bars(below, results)
+    box = below.get_position()
+    box.x0 = max(box.x0, (0.15 + NAME_IN * max(map(len, names))) / WIDTH_IN)
+    below.set_position(box)
     return made
 
 
@@ -139,8 +149,9 @@ def _or_gap(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _bars(axes: Axes, results: Mapping[str, Sequence[Flood]]) -> None:
-    """A row for each flood: which layer stopped which share of its messages."""
+def _bars(axes: Axes, results: Mapping[str, Sequence[Flood]]) -> list[str]:
+    """A row for each flood: which layer stopped which share of its messages. Returns the names of
+    the rows."""
     rows = [
         (f"{name}: {flood.id}" if len(results) > 1 else flood.id, flood)
         for name, floods in results.items()
@@ -157,3 +168,4 @@ def _bars(axes: Axes, results: Mapping[str, Sequence[Flood]]) -> None:
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of the attack's messages, by the layer that stopped them")
     axes.legend(fontsize=6, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return [name for name, _ in rows]

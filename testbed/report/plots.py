@@ -34,8 +34,8 @@ _ARMS = {"baseline": (BLUE, "o"), "faults": (ORANGE, "s")}
 _NAMES = ("runs", "ratios", "recovery")
 _PANELS = (
     ("goodput_per_s", "goodput (/s)"),
-    ("p50_ms", "data p50 (ms)"),
-    ("p99_ms", "data p99 (ms)"),
+    ("p50_ms", "data p50 (ms, log)"),
+    ("p99_ms", "data p99 (ms, log)"),
 )
 
 
@@ -143,7 +143,7 @@ def _ratios(ratios: Sequence[Figure], mark: str | None) -> Drawing:
     axes.set_ylim(-0.6, len(ratios) - 0.4)
     axes.set_xscale("log")
     log_axis(axes.xaxis)
-    axes.set_xlabel("with faults / baseline")
+    axes.set_xlabel("with faults / baseline (log)")
     return made
 
 

@@ -220,7 +220,7 @@ def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -
     axes.set_xscale("log")
     log_axis(axes.xaxis)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("latency (ms)")
+    axes.set_xlabel("latency (ms, log)")
     axes.set_ylabel("share of operations")
     if axes.lines:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=7)
@@ -258,5 +258,5 @@ def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) 
         log_axis(axes.xaxis)
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=7)
-    axes.set_xlabel("data latency (ms), by phase of the intended send")
+    axes.set_xlabel("data latency (ms, log), by phase of the intended send")
     return made

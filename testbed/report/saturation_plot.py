@@ -8,36 +8,33 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from testbed.report.pairing import known, median
+from testbed.report.panels import Panel, panels
 from testbed.report.saturation import Saturation
-from testbed.report.style import BLUE, GREY, ORANGE, figure, log_axis
+from testbed.report.style import GREY
 
 __all__ = ["draw_saturation"]
 
 
 def draw_saturation(found: Saturation, mark: str | None) -> Figure:
-    """Left: latency against offered load. Right: goodput against offered load, beside the line on
-    which everything is answered."""
-    made = figure(2.8, mark)
-    made.subplots_adjust(wspace=0.3, top=0.86)
-    grid = made.add_gridspec(1, 2)
-    times, rates = (made.add_subplot(grid[0, column]) for column in (0, 1))
+    """Latency against offered load; below it goodput, beside the line on which everything is
+    answered."""
     offered = [step.offered_per_s for step in found.steps]
-    times.plot(offered, [step.p99_ms for step in found.steps], "s--", color=ORANGE, label="p99")
-    times.plot(offered, [step.p50_ms for step in found.steps], "o-", color=BLUE, label="p50")
-    rates.plot(offered, offered, ":", color=GREY, label="offered")
-    rates.plot(
-        offered, [step.goodput_per_s for step in found.steps], "o-", color=BLUE, label="answered"
+    p50, p99, answered = (
+        [median([known(getattr(step, name))]) for step in found.steps]
+        for name in ("p50_ms", "p99_ms", "goodput_per_s")
     )
-    for axes in (times, rates):
-        axes.set_xscale("log")
-        log_axis(axes.xaxis)
-        axes.set_xlabel("offered (1/s, log)")
-        if found.knee is not None:
-            axes.axvline(found.knee.offered_per_s, color="black", linewidth=0.8)
-        axes.legend(fontsize=6, loc="upper left")
-    times.set_yscale("log")
-    log_axis(times.yaxis)
-    times.set_ylabel("latency (ms, log)")
-    rates.set_ylabel("answered in time (1/s)")
-    made.suptitle(found.in_words, fontsize=8)
+    shown = [
+        Panel("latency", "ms", {"p50": p50, "p99": p99}),
+        Panel("answered in time", "1/s", {"answered": answered}),
+    ]
+    made = panels(offered, shown, "offered (1/s, log)", mark, top_in=0.5)
+    _, rates = made.axes
+    rates.plot(offered, offered, ":", color=GREY, label="offered")
+    rates.set_ylim(0, 1.2 * max(offered))
+    rates.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    if found.knee is not None:
+        for axes in made.axes:
+            axes.axvline(found.knee.offered_per_s, color="black", linewidth=0.8, zorder=1)
+    made.suptitle(found.in_words, fontsize=8, y=0.985)
     return made

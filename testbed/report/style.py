@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -91,7 +91,7 @@ def figure(
     # Fixed margins in inches leave room for labels, so no layout has to be computed.
     made.subplots_adjust(
         left=left_in / WIDTH_IN,
-        right=1 - 0.1 / WIDTH_IN,
+        right=1 - 0.2 / WIDTH_IN,
         bottom=(0.36 + 0.14 * label_lines) / height_in,
         top=1 - top_in / height_in,
     )
@@ -117,8 +117,11 @@ class _LogTicks(LogLocator):
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         assert isinstance(self.axis, Axis)
-        room = self.axis.get_tick_space() / math.log10(vmax / vmin)  # for each decade
-        self.set_params(subs=(1, 2, 5) if room >= 3 else (1, 3) if room >= 2 else (1,))
+        # Side by side, labels of five digits need more room than one above the other.
+        ticks = self.axis.get_tick_space() / (1.35 if isinstance(self.axis, XAxis) else 1)
+        each = ticks / math.log10(vmax / vmin)  # decade
+        subs = (1, 2, 5) if each >= 3 else (1, 3) if each >= 2 else (1,)
+        self.set_params(subs=subs, numticks=max(2, int(ticks)))
         return super().tick_values(vmin, vmax)
 
 

@@ -12,6 +12,7 @@ from testbed.campaign.event import ScheduledEvent
 from testbed.campaign.injection import Judgement
 from testbed.checks.counted import Counted
 from testbed.report.floods import draw_floods, floods_of
+from tests.testbed.drawn import words
 
 S = 10**9
 
@@ -54,12 +55,16 @@ def test_a_flood_says_what_it_costs_and_who_stopped_it() -> None:
     )
 
 
-def test_floods_of_two_results_are_drawn_beside_each_other(tmp_path: Path) -> None:
-    events = [flood("one", "valid"), flood("two", "invalid")]
-    floods = floods_of(events, {each.fault: judged(9.0, {}) for each in events})
-    path = tmp_path / "floods.svg"
-    draw_floods({"with": floods, "without": floods}, None).savefig(path)
-    assert path.read_bytes().startswith(b"<?xml")
+@pytest.mark.parametrize("names", [("",), ("dos", "dos-no-limits")])
+def test_floods_are_drawn_so_that_they_can_be_read(names: tuple[str, ...]) -> None:
+    events = [flood("valid-20", "valid"), flood("invalid-1280", "invalid")]
+    rates = {"valid-20": 9.0, "invalid-1280": 1234.0}
+    floods = floods_of(
+        events, {name: judged(rate, {}, p99_ms=70.0) for name, rate in rates.items()}
+    )
+    said = words(lambda: draw_floods(dict.fromkeys(names, floods), None))
+    assert {"10", "100", "1000"} <= set(said)
+    assert not [each for each in said if "$" in each], "no raw formula"
 
 
 def write_log(path: Path, *lines: dict[str, Any]) -> None:

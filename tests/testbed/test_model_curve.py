@@ -392,6 +392,18 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "without N = 4" in capsys.readouterr().err
 
 
+def test_the_last_ratio_of_every_curve_stands_in_the_figure() -> None:
+    """Also if five curves end at the highest point."""
+    with ThreadPoolExecutor(1) as executor:
+        found = curves([4, 7], [Lever.PLAIN], priced(), "a test", executor, blocks=2)
+    (plain,) = found.core
+    first, last = plain.rows
+    high = msgspec.structs.replace(last, ratio=16.3)
+    same = (msgspec.structs.replace(plain, rows=(first, high)),) * 5
+    drawn = draw(msgspec.structs.replace(found, core=same), (), "svg").decode()
+    assert drawn.count("<!-- 16.30 -->") == 5
+
+
 def test_the_figure_of_groups_alone_has_no_curve_of_the_core() -> None:
     with ThreadPoolExecutor(1) as executor:
         found = curves([4], [Lever.GROUP], priced(), "a test", executor, blocks=2)

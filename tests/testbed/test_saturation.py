@@ -17,8 +17,8 @@ from testbed.profile import steps
 from testbed.report.measure import operations
 from testbed.report.saturation import Step, knee_of, saturation_of, steps_of
 from testbed.report.saturation_plot import draw_saturation
-from testbed.report.style import rendered
 from tests.testbed.bundles import Story, reschedule
+from tests.testbed.drawn import words
 
 
 def step(offered: float, goodput: float, p50_ms: float) -> Step:
@@ -87,4 +87,5 @@ def test_a_run_with_steps_is_drawn_and_noted(tmp_path: Path) -> None:
     assert len(saturation.steps) == 3
     assert saturation.knee is None
     assert all(each.goodput_per_s < each.offered_per_s for each in saturation.steps)
-    assert rendered(draw_saturation(saturation, None), "svg").startswith(b"<?xml")
+    assert {step.p99_ms for step in saturation.steps} == {5000.0}
+    assert words(lambda: draw_saturation(saturation, None)).count("5,000") == 6
