@@ -248,7 +248,7 @@ def changes_roots(operator: Operator, acme: Manufacturer, tmp_path: Path) -> Non
     assert (refused.returncode, "factory-chain" in refused.stderr) == (1, True)
     assert operator.does("device", "show", "pump")["state"] == "admitted"
     no_root = acme.make("no-root") / "chain.pem"
-    assert "is no root" in operator.fails(2, "admin", "add-root", str(no_root))
+    assert "not a root" in operator.fails(2, "admin", "add-root", str(no_root))
 
 
 def ends_it(operator: Operator, up: dict[str, Any]) -> None:

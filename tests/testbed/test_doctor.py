@@ -165,7 +165,7 @@ def test_copied_cards_and_clocks_that_are_too_far_apart_are_found_together(tmp_p
 def test_an_undo_that_waited_for_somebody_to_look_is_reported(tmp_path: Path) -> None:
     seen = replace(FIT, woken=(Armed("start-r1", 0), Armed("heal", 30)))
     now, later = [f for f in findings(tmp_path, seen) if f.check == "undo"]
-    assert "start-r1 waiting; it happens now" in now.says
+    assert "start-r1 waited since a restart; it runs now" in now.says
     assert "in 30 s" in later.says
     assert "testbed restore" in later.fix
 
