@@ -105,7 +105,8 @@ def compare(
 
 
 def _bounds(stated: list[str] | None, *, at_most: bool) -> Iterator[tuple[str, float, bool]]:
-    """(arm.name or .name, factor, whether it is the most). Raises ConfigurationError."""
+    """Parses bounds to (arm.name or .name, factor, whether it is an upper bound). Raises
+    ConfigurationError."""
     option = "--max-ratio" if at_most else "--min-ratio"
     for text in stated or ():
         match = re.fullmatch(r"((baseline|faults)\.)?([a-z0-9]+)=([0-9]+(\.[0-9]+)?)x?", text)
@@ -119,7 +120,8 @@ def _bounds(stated: list[str] | None, *, at_most: bool) -> Iterator[tuple[str, f
 def _failures(
     found: Comparison, bounds: list[tuple[str, float, bool]], fail_on_change: bool
 ) -> Iterator[str]:
-    """A bound that cannot be checked fails too: a gate that sees nothing must not be open."""
+    """Lists what misses its bound. A bound that cannot be checked fails too: a gate must not pass
+    without figures."""
     figures = {f"{each.arm}.{each.name}": each for each in found.figures}
     for each in found.figures:  # runs with faults come first
         figures.setdefault(f".{each.name}", each)

@@ -1,11 +1,11 @@
-"""Compares two or more results: how they were made differently, and what came out differently.
-`compare_plots` and `compare_page` draw and show it.
+"""Compares two or more results: differences in how they were made, and differences in their
+outcome. `compare_plots` and `compare_page` draw and show it.
 
 Each result is compared with the first one. If both have the same schedule, both met the same
 arrivals and faults, and their runs are paired by number. Otherwise the two sets of runs are
 compared as a whole. Runs that do not count are in no figure, as in a report. Two bundles cannot
-show whether a number comes from the code or from the machine, so all other differences are listed
-first.
+show whether a difference comes from the code or from the machine, so all differences in how they
+were made are listed first.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class JudgedBundle:
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """How two results were made differently."""
+    """One difference in how two results were made."""
 
     what: str
     a: str
@@ -136,7 +136,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_result(bundle: Bundle) -> JudgedBundle:
-    """Reads what `testbed report` wrote. Raises ConfigurationError."""
+    """Reads a result that `testbed report` wrote. Raises ConfigurationError."""
     schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
     whole = over_runs(bundle)
     judged = {each.name: _held(each.held) for each in whole.properties}
@@ -251,7 +251,7 @@ def _expectations(result: JudgedBundle) -> str:
 
 
 def _machines(a: JudgedBundle, b: JudgedBundle) -> Iterator[tuple[str, tuple[object, object]]]:
-    """What kind of machine each host was, where that was collected."""
+    """The kind of machine of each host, if that was collected."""
     left, right = _about(a), _about(b)
     for name in sorted(left.keys() & right.keys()):
         for key in ("machine", "cpu", "cores", "kernel", "governor"):
@@ -302,7 +302,8 @@ def _figures(a: JudgedBundle, b: JudgedBundle) -> Iterator[FigurePair]:
 
 
 def _alike(a: JudgedBundle, b: JudgedBundle) -> bool:
-    """Runs of the same number met the same arrivals, and the same faults as far as they apply."""
+    """Whether runs with the same number had the same arrivals, and the same faults as far as these
+    apply."""
     one, two = a.schedule, b.schedule
     return (one.seed, one.lab, one.runs) == (two.seed, two.lab, two.runs)
 

@@ -1,6 +1,6 @@
-"""The quantities that campaigns are compared by, over runs: medians of both arms, and their ratio.
+"""The quantities by which campaigns are compared, over runs: medians of both arms, and their ratio.
 
-Each comes from a run's summary, of the phases in which the campaign injects. Both arms have the
+Each comes from a run's summary, for the phases in which the campaign injects. Both arms have the
 same phases, so the comparison is fair. An operation that was never answered counts as longer than
 its timeout.
 """
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class Quantity(NamedTuple):
-    """`of` a run: its value, or None if the run has none. `better`: the good direction."""
+    """`of` gives the value for a run, or None if the run has none. `better`: the good direction."""
 
     name: str
     unit: str
@@ -119,8 +119,8 @@ BETWEEN_SYSTEMS: tuple[Quantity, ...] = (
         lambda run: known(run.stored_bytes / run.records) if run.records else None,
     ),
 )
-"""What is also set side by side if two results are of two systems: latencies before anything is
-injected, the worst recovery, and what a record costs on all disks together."""
+"""More quantities for results of two systems: latencies before anything is injected, the worst
+recovery, and the bytes of a record on all disks together."""
 
 
 def _quantiles(kind: Literal["admission", "consensus"]) -> tuple[Quantity, ...]:

@@ -1,7 +1,7 @@
-"""How honest devices are served while somebody floods the network, what the flood costs him, and
-which layer stopped how much of it: of one run, or of two results side by side.
+"""How honest devices are served while somebody floods the network, what the flood costs the
+attacker, and how much of it each layer stopped: for one run, or for two results side by side.
 
-The figures themselves are made by the judge of `device.flood`, and stand in the summary.
+The judge of `device.flood` makes the numbers; the summary has them.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class Judged(Protocol):
 
 
 class Flood(msgspec.Struct, frozen=True, kw_only=True):
-    """One flood: `sent_per_s` messages of his; honest answers per second and honest p99 meanwhile
-    (None if no reading was due); `stopped` by which layer, as shares of what he sent."""
+    """One flood: `sent_per_s` messages of the attacker; honest answers per second and honest p99
+    meanwhile (None if no reading was due). `stopped`: by layer, as a share of the attacker's
+    messages."""
 
     id: str
     how: str
@@ -61,7 +62,7 @@ class Flood(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def floods_of(events: Iterable[ScheduledEvent], judged: Mapping[str, Judged]) -> list[Flood]:
-    """The floods of a run, by how they were made and how fast. `judged` by the id of the attack."""
+    """The floods of a run, by kind and rate. `judged` by the id of the attack."""
     hows = {each.fault: str(each.params["how"]) for each in events if each.kind == KIND}
     found = []
     for attack, how in hows.items():
@@ -150,8 +151,8 @@ def _or_gap(value: float | None) -> float:
 
 
 def _bars(axes: Axes, results: Mapping[str, Sequence[Flood]]) -> list[str]:
-    """A row for each flood: which layer stopped which share of its messages. Returns the names of
-    the rows."""
+    """A row for each flood, with the share of its messages that each layer stopped. Returns the
+    names of the rows."""
     rows = [
         (f"{name}: {flood.id}" if len(results) > 1 else flood.id, flood)
         for name, floods in results.items()

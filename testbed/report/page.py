@@ -31,7 +31,7 @@ def page(
     where: Where | None = None,
     machines: Machines | None = None,
 ) -> str:
-    """Of a bundle; `where` and `machines` are those of its run, if there is only one."""
+    """The page of a bundle. `where` and `machines` are those of its run, if there is only one."""
     return environment.get_template("report.html.j2").render(
         name=summary.run,
         summary=summary,
@@ -51,7 +51,7 @@ def run_page(
     where: Where,
     machines: Machines,
 ) -> str:
-    """Of one run."""
+    """The page of one run."""
     manifest = evidence.manifest
     return environment.get_template("run.html.j2").render(
         name=f"{manifest.run}/{evidence.run.entry.path}",
@@ -67,7 +67,7 @@ def run_page(
 
 
 def _figures(plots: Sequence[Plot]) -> dict[str, list[tuple[str, Markup]]]:
-    """Those of where the time goes have a section of their own."""
+    """Splits the figures: those of where the time goes have a section of their own."""
     drawn = [(name.startswith("way-"), (title, inlined(svg))) for name, title, svg in plots]
     return {
         "figures": [each for way, each in drawn if not way],

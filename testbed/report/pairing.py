@@ -1,15 +1,15 @@
 """Medians and ratios over runs, with exact distribution-free 95 % intervals; nothing is dropped.
 
 A value may be censored: an operation that was never answered took longer than its timeout, a fault
-never recovered from. Such a value is known only to lie between two bounds (`Known`), and so is
-every ratio made from it; medians and intervals are taken over all of them, the lower end from the
-lower bounds and the upper end from the upper ones. That is right whatever the true values are.
+never recovered from. Such a value is only known to be between two bounds (`Known`), and so is every
+ratio with it. Medians and intervals are taken over all values: their lower ends from the lower
+bounds, their upper ends from the upper ones. So they are right for any true values.
 
 - One sample, and ratios of pairs: median, interval from order statistics (the sign test's).
 - Two samples that are not paired: median of all cross ratios, interval from the Mann-Whitney
   distribution (Hodges and Lehmann's estimate on the logarithms).
 
-Six values (or pairs), or four against four, are the fewest that bear a 95 % interval.
+A 95 % interval needs at least six values (or pairs), or four against four.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ __all__ = [
     "value_in_words",
 ]
 
-EXACT_MAX = 40  # values of both samples together; above it the normal approximation serves
+EXACT_MAX = 40  # values of both samples together; above it the normal approximation is used
 _Z_975 = 1.959963984540054
 
 
 class Known(NamedTuple):
-    """A value, or what is known of it: `lo` <= value <= `hi`."""
+    """A value that may be known only by bounds: `lo` <= value <= `hi`."""
 
     lo: float
     hi: float

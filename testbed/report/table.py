@@ -114,7 +114,7 @@ def _load(row: RunRow) -> Sequence[str]:
 
 
 def _amiss(summary: Summary) -> Sequence[RunRow]:
-    """Runs that do not count; at most as many as fit on a screen. (The notes say why a run is
+    """The runs that do not count, at most as many as fit on a screen. (The notes say why a run is
     invalid.)"""
     rows = [row for row in summary.runs if row.reason and row.state not in ("done", "invalid")]
     return rows[:RUNS_SHOWN_MAX]
@@ -201,7 +201,7 @@ def _held(found: PropertyResult) -> Text:
         return Text("?", style="bold yellow")
     word = "yes" if found.held else "no"
     if found.expected == "broken":
-        return Text(f"{word}, as expected" if not found.held else f"{word}, but meant to break")
+        return Text(f"{word}, as expected" if not found.held else f"{word}, but it must break")
     return Text(word, style="green" if found.held else "bold red")
 
 
