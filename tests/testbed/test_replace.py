@@ -173,5 +173,5 @@ def test_a_lost_primary_is_replaced_by_a_spare_and_all_ledgers_are_collected(
     summary = json.loads((result.path / "summary.json").read_bytes())
     heights = heights_of(summary["runs"][0]["summary"])
     assert heights.keys() == {"r1", "r2", "r3", "r4", "spare1"}
-    rest = [height for name, height in heights.items() if name not in (lost, "spare1")]
-    assert heights["spare1"] >= min(rest) > heights[lost], "the lost one had no part in the rest"
+    rest = [height for name, height in heights.items() if name != lost]  # the lab runs meanwhile
+    assert min(rest) > heights[lost], "the lost one had no part in the rest"
