@@ -15,6 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from testbed.bundle import Bundle
 from testbed.campaign.schedule import Schedule
+from testbed.report.pairing import value_in_words
+from testbed.report.panels import VALUE_SIZE
 from testbed.report.style import (
     BLUE,
     GREY,
@@ -30,7 +32,8 @@ from testbed.report.summary import Figure, Load, RunRow, Summary
 
 __all__ = ["draw"]
 
-_ARMS = {"baseline": (BLUE, "o"), "faults": (ORANGE, "s")}
+# colour, marker, and how far from the trial: equal values do not hide each other
+_ARMS = {"baseline": (BLUE, "o", -0.15), "faults": (ORANGE, "s", 0.15)}
 _NAMES = ("runs", "ratios", "recovery")
 _PANELS = (
     ("goodput_per_s", "goodput (/s)"),
@@ -73,9 +76,11 @@ def _runs(counted: Sequence[RunRow], timeout_ms: int, mark: str | None) -> Drawi
     for number, (name, label) in enumerate(_PANELS, 1):
         axes: Axes = made.add_subplot(1, len(_PANELS), number)
         _pairs(axes, counted, name)
-        for arm, (colour, marker) in _ARMS.items():
+        for arm, (colour, marker, shift) in _ARMS.items():
             rows = [row for row in counted if row.arm == arm]
-            points = [(row.trial, getattr(_load(row), name)) for row in rows if _load(row).sent]
+            points = [
+                (row.trial + shift, getattr(_load(row), name)) for row in rows if _load(row).sent
+            ]
             seen = [(trial, value) for trial, value in points if value is not None]
             beyond = [trial for trial, value in points if value is None]
             if rows:
@@ -116,9 +121,11 @@ def _recovery_ms(row: RunRow) -> float | None:
 
 def _pairs(axes: Axes, counted: Sequence[RunRow], name: str) -> None:
     for trial in {row.trial for row in counted}:
-        values = [getattr(_load(row), name) for row in counted if row.trial == trial]
+        rows = [row for row in counted if row.trial == trial]
+        values = [getattr(_load(row), name) for row in rows]
         if len(values) > 1 and None not in values:
-            axes.plot([trial] * len(values), values, color=GREY, linewidth=0.8, zorder=1)
+            at = [trial + _ARMS[row.arm][2] for row in rows]
+            axes.plot(at, values, color=GREY, linewidth=0.8, zorder=1)
 
 
 def _ratios(ratios: Sequence[Figure], mark: str | None) -> Drawing:
@@ -133,15 +140,25 @@ def _ratios(ratios: Sequence[Figure], mark: str | None) -> Drawing:
         axes.plot(
             ratio.value, place, marker=">" if ratio.at_least else "o", color=ORANGE, markersize=5
         )
+        end = ratio.value
         if ratio.lo is not None:
             end = ratio.hi if ratio.hi is not None else max(ratio.value, ratio.lo) * 2
             axes.plot([ratio.lo, end], [place, place], color=ORANGE)
             if ratio.hi is None:
                 axes.plot(end, place, marker=">", color=ORANGE, markersize=4)
+        axes.annotate(
+            value_in_words(ratio),
+            (end, place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            fontsize=VALUE_SIZE,
+            va="center_baseline",
+        )
     axes.axvline(1.0, color=GREY, linewidth=1)
     axes.set_yticks(range(len(ratios)), [f"{each.name}" for each in reversed(ratios)])
     axes.set_ylim(-0.6, len(ratios) - 0.4)
     axes.set_xscale("log")
+    axes.margins(x=0.1)  # room for values
     log_axis(axes.xaxis)
     axes.set_xlabel("with faults / baseline (log)")
     return made

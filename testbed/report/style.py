@@ -112,15 +112,19 @@ def figure(
     return made
 
 
+# How many labels a decade must have room for, and its ticks then.
+_MARKS = ((8, (1, 1.5, 2, 3, 5, 7)), (3, (1, 2, 5)), (2, (1, 3)))
+
+
 class _LogTicks(LogLocator):
-    """At 1, 2 and 5 of each decade if their labels have room; else at 1 and 3, or 1."""
+    """As many of each decade as have room for their labels."""
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         assert isinstance(self.axis, Axis)
         # Side by side, labels of five digits need more room than one above the other.
         ticks = self.axis.get_tick_space() / (1.35 if isinstance(self.axis, XAxis) else 1)
         each = ticks / math.log10(vmax / vmin)  # decade
-        subs = (1, 2, 5) if each >= 3 else (1, 3) if each >= 2 else (1,)
+        subs = next((marks for room, marks in _MARKS if each >= room), (1,))
         self.set_params(subs=subs, numticks=max(2, int(ticks)))
         return super().tick_values(vmin, vmax)
 

@@ -288,6 +288,13 @@ def test_runs_that_never_recovered_are_in_the_figure_of_recovery(
     assert b"<!-- never (2) -->" in drawn["recovery"]
 
 
+def test_every_ratio_has_its_value_beside_it(story: Story, tmp_path: Path) -> None:
+    bundle = campaign_of(story, tmp_path, 1, slower={1: 2.5})
+    summarise(bundle, {1: 2.5})
+    drawn = {name: svg for name, _, svg in draw(bundle, over_runs(bundle))}
+    assert drawn["ratios"].count(b"<!-- 2.5 -->") == 3, "of p50, p99 and max"
+
+
 def test_a_figure_that_can_no_longer_be_drawn_does_not_stay(story: Story, tmp_path: Path) -> None:
     """Made again with other runs invalid, an old ratio would state what no run shows any more."""
     bundle = campaign_of(story, tmp_path, 1)
