@@ -1,8 +1,8 @@
-"""`python -m nodes.keygen --dir DIR`: makes a process's key on the machine that will use it.
+"""`python -m nodes.keygen --dir DIR...`: makes processes' keys on the machine that will use them.
 
 One P-256 key signs votes, heads and the self-signed TLS certificate. The private key stays in
-DIR/key.pem (0600); what is printed, as one JSON line, is public: the SPKI, the node id and the
-certificate. A second run prints the same: an existing key is never replaced.
+DIR/key.pem (0600); what is printed, as one JSON line for each DIR, is public: the SPKI, the node id
+and the certificate. A second run prints the same: an existing key is never replaced.
 """
 
 from __future__ import annotations
@@ -111,16 +111,19 @@ def _self_signed(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="nodes.keygen", description="Make a process's key.")
-    parser.add_argument("--dir", type=Path, required=True, help="where the key is kept (0700)")
-    directory: Path = parser.parse_args().dir
-    try:
-        public = keygen(directory)
-    except ValueError as error:
-        fail(EXIT_BAD_CONFIG, f"keygen: {error}")
-    except OSError as error:
-        fail(EXIT_TROUBLE, f"keygen: {directory}: {error.strerror}")
-    sys.stdout.write(msgspec.json.encode(public).decode() + "\n")
+    parser = argparse.ArgumentParser(prog="nodes.keygen", description="Make processes' keys.")
+    parser.add_argument(
+        "--dir", type=Path, nargs="+", required=True, help="where the keys are kept (0700)"
+    )
+    directories: list[Path] = parser.parse_args().dir
+    for directory in directories:
+        try:
+            public = keygen(directory)
+        except ValueError as error:
+            fail(EXIT_BAD_CONFIG, f"keygen: {error}")
+        except OSError as error:
+            fail(EXIT_TROUBLE, f"keygen: {directory}: {error.strerror}")
+        sys.stdout.write(msgspec.json.encode(public).decode() + "\n")
 
 
 if __name__ == "__main__":

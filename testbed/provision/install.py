@@ -101,10 +101,10 @@ class Installation:
         if self.facts.stamp != self.wanted:
             step("checking health")
             self._prove()
-        for name in self.keyless:
+        if self.keyless:
             step("making keys")
-            make_keys = [PYTHON, "-m", "nodes.keygen", "--dir", f"{name}/keys"]
-            self.host.run(make_keys)
+            directories = [f"{name}/keys" for name in self.keyless]
+            self.host.run([PYTHON, "-m", "nodes.keygen", "--dir", *directories])
         # The stamp comes last, so an interrupted installation never counts as ready.
         stamp = msgspec.structs.replace(self.wanted, tree=tree(self.host, PYTHON))
         self.host.put(msgspec.json.encode(stamp), STAMP)

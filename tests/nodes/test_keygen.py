@@ -17,9 +17,9 @@ from nodes.config import certificate_spki
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen, load_key, make_key
 
 
-def run(directory: Path) -> subprocess.CompletedProcess[str]:
+def run(*directories: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "nodes.keygen", "--dir", str(directory)],
+        [sys.executable, "-m", "nodes.keygen", "--dir", *map(str, directories)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -45,6 +45,16 @@ def test_again_it_prints_the_same_and_replaces_nothing(tmp_path: Path) -> None:
     first = keygen(tmp_path)
     (tmp_path / CERTIFICATE_FILE).unlink()
     assert keygen(tmp_path) == first
+
+
+def test_one_process_makes_the_keys_of_several_in_their_order(tmp_path: Path) -> None:
+    """Its start takes longer than a key, most of all on a Raspberry Pi."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    known = keygen(second)
+    ended = run(first, second)
+    printed = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [each["node"] for each in printed] == [keygen(first).node, known.node]
+    assert known.node != keygen(first).node
 
 
 def test_openssl_accepts_the_certificate(tmp_path: Path) -> None:
