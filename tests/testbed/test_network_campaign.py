@@ -1,8 +1,14 @@
-"""Every fault of links in one run of real processes: seen, undone, and nothing breaks."""
+"""Every fault of links, serial lines, boards, relays, gateway and broker in one run of real
+processes.
+
+Each is seen by somebody else than who injects it, each is undone, and nothing breaks.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,12 +17,23 @@ from testbed.campaign.kinds import kinds
 from testbed.campaign.selectors import is_symbolic
 from testbed.errors import ConfigurationError
 from testbed.faults.partitions import apart, cut_off, cut_ways
-from tests.testbed.test_byzantine_campaign import run
+from testbed.systems.chain import CHAIN
+from tests.testbed.test_byzantine_campaign import LAB, run
 
-NETWORK = """
+FOUR_BOARDS = (
+    LAB
+    + """
+boards:
+  th01: {host: env1, firmware: {board: unix}}
+  th02: {host: env1, firmware: {board: unix}}
+  th03: {host: env1, firmware: {board: unix}}
+  th04: {host: env1, firmware: {board: unix}}
+"""
+)
+CAMPAIGN = """
 campaign: links
-workload: {kind: enrol+data, rate: 8/s, arrivals: uniform, timeout: 5s}
-phases: {warmup: 4s, fault: 19s, recovery: 1s}
+workload: {kind: enrol+data, rate: 12/s, arrivals: uniform, timeout: 5s}
+phases: {warmup: 4s, fault: 19s, recovery: 2s}
 faults:
   # All at once, on links of their own; orders to one process add up.
   - {id: delay, at: 0s, for: 3s, do: net.delay, from: backup(1), to: backup(2), by: 50ms}
@@ -31,24 +48,68 @@ faults:
   - {id: slow, at: 3500ms, for: 2s, do: net.slow-link, by: 0.6*view_timeout}
   - {id: split, at: 6s, for: 9s, do: net.partition, shape: split, from: primary}
   - {id: flap, at: 15500ms, for: 3s, do: net.flap, from: backup(1), to: all, period: 600ms}
+  # Meanwhile each board has a fault of its own, and its device spoils what it carries for others.
+  - {id: noise, at: 0s, for: 6s, do: serial.noise, on: board(th01), share: 0.1}
+  - {id: unplug, at: 0s, for: 3s, do: serial.unplug, on: board(th02)}
+  - {id: baud, at: 0s, for: 6s, do: serial.wrong-baud, on: board(th03)}
+  - {id: loop, at: 0s, for: 6s, do: board.boot-loop, on: board(th04)}
+  - {id: drop, at: 0s, for: 2400ms, do: relay.drop, share: 0.5}
+  - {id: alter, at: 2600ms, for: 2400ms, do: relay.alter, share: 0.5}
+  - {id: late, at: 5200ms, for: 2400ms, do: relay.delay, by: 200ms}
+  - {id: destroy, at: 8s, for: 2s, do: gateway.destroy}
+  - {id: broker, at: 12s, for: 3s, do: broker.kill}
 expect:
   safety: [agreement, validity, exactly-once, no-unauthorised-commit]
   liveness: {first_commit_after_heal: 10s}
 """
 
 
-def test_each_fault_of_links_is_seen_undone_and_breaks_nothing(tmp_path: Path) -> None:
-    ended, summary = run(tmp_path, NETWORK)
+def test_each_is_seen_undone_and_whole_and_nothing_breaks(tmp_path: Path) -> None:
+    ended, summary = run(tmp_path, CAMPAIGN, FOUR_BOARDS)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert summary["verdict"] == "passed"
     assert summary["view_changes"] >= 1
     (of_run,) = [row["summary"] for row in summary["runs"]]
-    assert {each["kind"] for each in of_run["faults"]} == {
+    assert {each["kind"] for each in of_run["faults"]} >= {
         name for name in kinds() if name.startswith("net.")
     }
     steps = [(each["applied"], each["observed"], each["healed"]) for each in of_run["faults"]]
-    assert steps == [(True, True, True)] * 11
+    assert steps == [(True, True, True)] * 20
     assert all(each["whole_ms"] is not None for each in of_run["faults"])
+    seen = read_back(tmp_path)
+    assert seen["noise"]["th01"] > 0, "bytes were spoilt"
+    assert seen["baud"]["th03"] > seen["noise"]["th01"], "all of them"
+    assert seen["unplug"]["th02"] is True
+    assert seen["loop"]["th04"] >= 2, "starts"
+    assert seen["drop"]["messages"]["env1"] > 0
+    assert seen["alter"]["refused"] > 0, "by the gateway"
+    assert seen["late"]["messages"]["env1"] > 0
+    assert seen["destroy"]["gw1-gateway"] > 0, "replicas lost their links"
+
+
+def read_back(home: Path) -> dict[str, Any]:
+    """What was seen of each event of the one run below `home`."""
+    (log,) = home.glob("runs/*/run/0000-faults/raw/faults.jsonl")
+    steps = map(json.loads, log.read_text().splitlines())
+    return {step["event"]: step["read_back"] for step in steps if step["step"] == "observed"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "mechanism", "why"),
+    [
+        ("serial.unplug", "usb", ""),
+        ("serial.wrong-baud", "termios", ""),
+        ("serial.noise", "", "nothing in a real cable could spoil it"),
+        ("board.boot-loop", "", "DTR resets only boards with line: {reset_on_open: true}"),
+        ("relay.alter", "switch", ""),
+        ("gateway.destroy", "signal", ""),
+    ],
+)
+def test_real_boards_have_another_way_or_a_reason(kind: str, mechanism: str, why: str) -> None:
+    lab = load_lab(Path("inventory/first-lab.yaml"))
+    chosen, reasons = kinds()[kind].choose(lab, tuple(lab.active), CHAIN)
+    assert (chosen.name if chosen else "") == mechanism
+    assert why in reasons
 
 
 # --- who counts as faulty -----------------------------------------------------------------------
