@@ -19,9 +19,9 @@ start() {
     exit 0
   fi
   install -m 0644 "$new" "$directory/$service"
+  systemctl "$scope" enable -q --no-reload "$service"
   systemctl "$scope" daemon-reload
   systemctl "$scope" reset-failed "$service" 2>/dev/null || :
-  systemctl "$scope" enable -q "$service"
   systemctl "$scope" restart "$service"
 }
 
@@ -31,7 +31,7 @@ stop() {
     systemctl "$scope" kill -s KILL "$service"
     systemctl "$scope" stop "$service"
   }
-  systemctl "$scope" disable -q "$service"
+  systemctl "$scope" disable -q --no-reload "$service"
   systemctl "$scope" reset-failed "$service" 2>/dev/null
   rm -f "${directory:?}/${service:?}"
   systemctl "$scope" daemon-reload
