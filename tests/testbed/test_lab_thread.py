@@ -1,8 +1,9 @@
 """The whole thread over SSH: emulated hosts made ready, boards flashed, a campaign, all clean.
 
-One lab for all, as making hosts ready takes longer than anything else. `make soak` has what else
-makes a lab's user furious (`test_lab_abuse`), and hosts whose orchestrator was killed
-(`test_orchestrator_killed`).
+pi01 has a login with modules of its own, pi02 `umask 077`, pi03 a German locale, and pi04's clock
+is behind at first. One lab for all, as making hosts ready takes longer than anything else. `make
+soak` has what else makes a lab's user furious (`test_lab_abuse`), and hosts whose orchestrator was
+killed (`test_orchestrator_killed`).
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inventory.load import load_lab
 from nodes.board.control import command
 from testbed import cli
 from testbed.care.restore import leftover
 from testbed.emulate.lab import EmulatedLab
+from testbed.errors import ConfigurationError
+from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.port import Unit
+from testbed.hosts.ssh import SshHost
+from testbed.provision.ready import interpreters
 from tests.testbed.command_line import run_testbed
 from tests.testbed.emulate_support import emulated, emulation_missing, host
 from tests.testbed.hosts_support import eventually
@@ -45,6 +52,10 @@ guard: {max_faulty: f, dead_man: 30s}
 expect:
   safety: [agreement, validity, exactly-once, no-unauthorised-commit]
 """
+
+
+Run = Callable[..., dict[str, Any]]
+"""A command at the lab that goes well; what it prints as JSON."""
 
 
 def cut_power(lab: EmulatedLab, host: str, runs: Path) -> None:
@@ -78,7 +89,10 @@ def test_emulated_hosts_are_a_lab_like_any_other(
         assert cli.main(["run", str(campaign), "-i", inventory, "--out", str(tmp_path)]) == 2
         assert "testbed provision" in capsys.readouterr().err, "no run on hosts that are not ready"
 
+        has_modules_of_its_own(lab)
+        a_dry_run_changes_nothing(run, inside)
         assert all(host["changed"] for host in run("provision")["hosts"].values())
+        what_is_ready_is_left_alone_and_what_is_not_is_refused(run, lab, inside)
         (board,) = run("flash")["hosts"].values()
         assert board["greeting"].startswith("m2m-board/1 th01 ")
         checks = [one for host in run("doctor")["hosts"].values() for one in host["findings"]]
@@ -109,12 +123,66 @@ def test_emulated_hosts_are_a_lab_like_any_other(
         cleaned = run("restore")["hosts"]
         assert "unit left" in cleaned["pi02"]["cleaned"]
         assert leftover(inside).lines == []
-        assert all(host["holder"] is None for host in run("status")["hosts"].values())
+        assert run("status", "--limit", "pi02")["hosts"]["pi02"]["holder"] is None
         run("deprovision")
-        assert not any(host["ready"] for host in run("status")["hosts"].values())
+        assert not run("status", "--limit", "pi02")["hosts"]["pi02"]["ready"]
         services = inside.run(["ls", "/etc/systemd/system"]).stdout.split()
         left = [name for name in services if name.startswith("testbed-")]
         assert left == ["testbed-m2m-.service.d", "testbed-sshd.service"], "the machine's own"
+
+
+def has_modules_of_its_own(lab: EmulatedLab) -> None:
+    """ROS exports PYTHONPATH in .bashrc, and somebody's package may be called nodes."""
+    with host(lab, "pi01", root="/home/pi") as inside:
+        inside.put(b"raise SystemExit('the wrong package')", "ros/nodes/__init__.py")
+        inside.put(b"echo Hello; export PYTHONPATH=/home/pi/ros\n", ".bashrc")
+
+
+def a_dry_run_changes_nothing(run: Run, inside: SshHost) -> None:
+    """And says what is to be done: all of it."""
+    before = inside.run(["find", "."]).stdout
+    changes = run("provision", "--check", "--limit", "pi02")["hosts"]["pi02"]["changes"]
+    assert [change.split()[0] for change in changes] == ["environment", "keys"]
+    assert inside.run(["find", "."]).stdout == before
+
+
+def what_is_ready_is_left_alone_and_what_is_not_is_refused(
+    run: Run, lab: EmulatedLab, inside: SshHost
+) -> None:
+    """A run needs exactly our code; `provision` replaces what differs, and nothing else."""
+
+    def provision(*options: str) -> dict[str, Any]:
+        found: dict[str, Any] = run("provision", "--limit", "pi02", *options)["hosts"]["pi02"]
+        return found
+
+    def refused(why: str) -> None:
+        with (
+            pytest.raises(ConfigurationError, match=rf"{why}.*\n.*--limit pi02"),
+            ssh_hosts(load_lab(lab.inventory), ["pi02"]) as hosts,
+        ):
+            interpreters(hosts)
+
+    def kept() -> tuple[bytes, str]:
+        return inside.get("pi02/keys/key.pem"), inside.run(["stat", "-c", "%i", "env"]).stdout
+
+    assert inside.run(["stat", "-c", "%a", "pi02/keys/key.pem"]).stdout == "600\n"
+    assert "wheelhouse" not in inside.run(["ls"]).stdout, "archives take no room afterwards"
+    again = provision()
+    assert (again["changes"], set(again["steps_s"])) == ([], {"looking"})
+
+    package = "cd env/lib/*/site-packages/nodes/replica"
+    inside.run(["sh", "-c", f"{package} && mv process.py moved"])
+    refused("missing or changed")
+    (change,) = provision("--check")["changes"]
+    assert change.startswith("environment")
+    inside.run(["sh", "-c", f"{package} && mv moved process.py"])
+
+    made = kept()
+    stamp = json.loads(inside.get("env/stamp.json")) | {"code": "older"}
+    inside.put(json.dumps(stamp).encode(), "env/stamp.json")
+    refused("another version")
+    assert provision()["changes"] == ["our code"]
+    assert made == kept(), "nothing else"
 
 
 def a_console_shows_what_a_board_says_and_no_run_begins_meanwhile(lab: EmulatedLab) -> None:

@@ -58,8 +58,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLab]:
         yield running
 
 
+@pytest.mark.soak
 @pytest.mark.lab
-@pytest.mark.parametrize("name", [pytest.param("pi01", marks=pytest.mark.soak), "pi02"])
+@pytest.mark.parametrize("name", ["pi01", "pi02"])
 def test_from_nothing_to_ready_and_back_to_nothing(
     lab: EmulatedLab, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,26 +178,6 @@ def test_a_file_system_that_starts_no_program_is_named(
             sudo(inside, 'umount -l "$1"', str(inside.root))
     assert code == 3
     assert "mounted noexec" in said["hosts"]["pi01"]["problem"]
-
-
-@pytest.mark.lab
-def test_a_login_with_modules_of_its_own_is_made_ready(
-    lab: EmulatedLab, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """ROS exports PYTHONPATH in .bashrc, and somebody's package may be called nodes."""
-    only = ("-i", str(lab.inventory), "--limit", "pi01")
-    with host(lab, "pi01") as inside:
-        inside.put(b"raise SystemExit('the wrong package')", "ros/nodes/__init__.py")
-        greet = f"echo Hello; export PYTHONPATH={inside.root}/ros\n"
-        inside.put(greet.encode(), "/home/pi/.bashrc")
-        try:
-            code, said = command(capsys, "provision", *only)
-            assert code == 0, said
-            assert command(capsys, "lock", *only, "--for", "5m")[0] == 0
-            assert command(capsys, "unlock", *only)[0] == 0
-        finally:
-            inside.run(["rm", "/home/pi/.bashrc"])
-    assert command(capsys, "deprovision", *only)[0] == 0
 
 
 def test_a_temporary_directory_with_too_long_a_name_is_named_before_anything_starts(
