@@ -1,4 +1,5 @@
-"""An operator's morning at "your first lab": the commands, and the pytest example as printed.
+"""An operator's morning at "your first lab": the commands, the pytest example as printed, and a
+sensor board that is unplugged.
 
 The whole day is in `test_device_commands` and `test_standing_lab` (make soak). All on one lab, as a
 lab takes seconds to come up.
@@ -11,10 +12,17 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+
 from chain.keys import node_id, pem_of
+from nodes.board.control import command
+from nodes.board.flash import firmware_hash
+from testbed.provision.configs import EVENTS
 from tests.chain.world import signer
 from tests.testbed.hosts_support import eventually
 from tests.testbed.operator_support import Operator
@@ -28,17 +36,32 @@ hosts:
   pi02: {connection: local, roles: [replica, environment]}
   pi03: {connection: local, roles: [replica]}
   pi04: {connection: local, roles: [replica, mobile], mobiles: 3}
+  gone: {connection: local, roles: [environment], state: quarantined, reason: broken}
+boards:
+  th01: {host: pi02, firmware: {board: unix}}
+  th02: {host: gone, firmware: {board: unix}}
 """
 
 
-def test_an_operators_morning(tmp_path: Path) -> None:
-    operator = Operator(tmp_path)
-    inventory = tmp_path / "my-lab.yaml"
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Of a short name: a board's control socket has a limit."""
+    with TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+def test_an_operators_morning(home: Path, tmp_path: Path) -> None:
+    operator = Operator(home)
+    inventory = home / "my-lab.yaml"
     inventory.write_text(INVENTORY)
+    before = board(operator, "-i", str(inventory))
+    assert (before["state"], before["port"]) == ("not read", None)
+    assert "starts with the lab" in before["why"]
     assert "start one with `testbed up`" in operator.fails(2, "device", "revoke", "x")
     with operator.lab(inventory) as up:
         assert up["admitted"] == ["pi02-environment", "pi04-1", "pi04-2", "pi04-3"]
         the_example_for_ones_own_tests_runs_as_printed(operator)
+        unplugs_a_board_and_plugs_it_again(operator)
         gives_and_takes(operator)
         admits_one_more(operator, tmp_path)
         changes_administrators(operator, tmp_path)
@@ -64,6 +87,54 @@ def the_example_for_ones_own_tests_runs_as_printed(operator: Operator) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+def board(operator: Operator, *options: str) -> dict[str, Any]:
+    """What `board list` says of th01. The other one is left out with its host."""
+    found: dict[str, Any]
+    found, quarantined = operator.does("board", "list", *options)
+    assert (quarantined["name"], quarantined["state"]) == ("th02", "left out")
+    assert "broken" in quarantined["why"]
+    return found
+
+
+def unplugs_a_board_and_plugs_it_again(operator: Operator) -> None:
+    """What is said of it is true at that moment."""
+    eventually(lambda: board(operator)["reading_s"] is not None)
+    first = board(operator)
+    reader = "pi02-environment"
+    assert (first["state"], first["reader"], first["host"]) == ("read", reader, "pi02")
+    assert (first["firmware"], first["current"]) == (firmware_hash(), True)
+    assert Path(first["port"]).exists()
+    assert first["since_s"] <= first["reading_s"]
+    eventually(lambda: board(operator)["reading_s"] > first["reading_s"])
+
+    control = Path(operator.directory("th01"), "control.sock")
+    command(control, "unplug")
+    eventually(lambda: board(operator)["state"] == "unplugged")
+    eventually(lambda: board(operator)["since_s"] is not None)
+    unplugged = board(operator)
+    assert (unplugged["port"], unplugged["reader"]) == (None, None)
+    assert unplugged["since_s"] >= first["since_s"]
+    command(control, "plug")
+    eventually(lambda: board(operator)["state"] == "read")
+    assert board(operator)["since_s"] > unplugged["since_s"]
+    assert "th01   pi02  /dev/pts/" in operator.run("board", "list").stdout
+
+
+def a_reader_that_just_started_does_not_read_yet(operator: Operator) -> None:
+    """What its log says of boards is older than its start."""
+    reader = "pi02-environment"
+    states = {each["name"]: each for each in operator.does("status")["processes"]}
+    os.kill(states[reader]["process"]["pid"], signal.SIGSTOP)
+    log = Path(operator.directory(reader), EVENTS)
+    (started, *_) = (line for line in log.read_text().splitlines() if '"event":"started"' in line)
+    with log.open("a") as events:
+        events.write(f"{started}\n")
+    found = board(operator)
+    assert (found["state"], found["why"]) == ("not read", f"{reader} has not opened it yet")
+    assert found["reader"] is None
+    os.kill(states[reader]["process"]["pid"], signal.SIGCONT)
 
 
 def gives_and_takes(operator: Operator) -> None:
@@ -116,6 +187,7 @@ def collects_and_ends_it(operator: Operator, up: dict[str, Any], tmp_path: Path)
     """The bundles: one of the lab as it runs, one of its end."""
     done = operator.does("collect", "--out", str(tmp_path / "runs"))
     assert done["broken"] == []
+    a_reader_that_just_started_does_not_read_yet(operator)
     assert operator.does("down", "--check")["would_end"]["pid"] == up["pid"]
     ended = operator.does("down", "--keep", str(tmp_path / "kept"))["ended"]
     assert not Path(up["home"]).exists()
