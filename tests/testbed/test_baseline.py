@@ -21,23 +21,10 @@ from testbed.campaign.expand import expand
 from testbed.campaign.file import campaign_paths, find_campaign, load_campaign
 from testbed.campaign.schedule import Schedule
 from testbed.systems.baseline import BASELINE
+from tests.testbed.labs import SMALL_LAB
 
 ENDED_S_MAX = 300.0
 FIT_BOTH = ("process", "host", "store", "gateway", "broker")  # kinds
-LAB = """
-schema: testbed.inventory/1
-lab: systems
-hosts:
-  r1: {connection: local, roles: [replica]}
-  r2: {connection: local, roles: [replica]}
-  r3: {connection: local, roles: [replica]}
-  r4: {connection: local, roles: [replica]}
-  gw1: {connection: local, roles: [gateway, broker]}
-  env1: {connection: local, roles: [environment]}
-  phones: {connection: local, roles: [mobile], mobiles: 2}
-boards:
-  th01: {host: env1, firmware: {board: unix}}
-"""
 CAMPAIGN = """
 schema: testbed.campaign/1
 campaign: short
@@ -85,7 +72,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     here = tmp_path_factory.mktemp("systems")
     campaign, lab = here / "short.yaml", here / "lab.yaml"
     campaign.write_text(CAMPAIGN)
-    lab.write_text(LAB)
+    lab.write_text(SMALL_LAB)
     started = {}
     for system in ("chain", "baseline"):
         argv = [sys.executable, "-m", "testbed.cli", "run", str(campaign), "-i", str(lab)]

@@ -24,6 +24,8 @@ from inventory.load import load_lab
 from nodes.board.control import command
 from testbed import cli
 from testbed.care.restore import leftover
+from testbed.emulate import preflight
+from testbed.emulate.disk import CLOCK_BEHIND_S
 from testbed.emulate.lab import EmulatedLab
 from testbed.errors import ConfigurationError
 from testbed.hosts.opening import ssh_hosts
@@ -31,7 +33,7 @@ from testbed.hosts.port import Unit
 from testbed.hosts.ssh import SshHost
 from testbed.provision.ready import interpreters
 from tests.testbed.command_line import run_testbed
-from tests.testbed.emulate_support import emulated, emulation_missing, host
+from tests.testbed.emulate_support import emulated, emulation_missing, host, sudo
 from tests.testbed.hosts_support import eventually
 
 pytestmark = [
@@ -84,6 +86,8 @@ def test_emulated_hosts_are_a_lab_like_any_other(
             said: dict[str, Any] = json.loads(capsys.readouterr().out)
             return said
 
+        if preflight.faketime() is not None:  # otherwise no clock is behind
+            a_clock_is_behind_at_each_start_until_time_sync_steps_it(lab)
         found = run("doctor")["hosts"]
         assert all(host["fit"] for host in found.values())
         assert cli.main(["run", str(campaign), "-i", inventory, "--out", str(tmp_path)]) == 2
@@ -116,19 +120,32 @@ def test_emulated_hosts_are_a_lab_like_any_other(
         standing = run("status")["hosts"].values()
         assert [host["standing"] for host in standing] == [[]] * 4, "a run leaves nothing standing"
         assert all(host["holder"] is None for host in standing)
-        inside.start(Unit("left", ("sleep", "600")))
-        refused = run("run", str(campaign), "--out", str(tmp_path / "runs"), code=3)
-        assert "pi02 is not clean" in refused["error"]["message"]
-        assert "testbed restore" in refused["error"]["message"]
-        cleaned = run("restore")["hosts"]
-        assert "unit left" in cleaned["pi02"]["cleaned"]
-        assert leftover(inside).lines == []
-        assert run("status", "--limit", "pi02")["hosts"]["pi02"]["holder"] is None
+        a_unit_that_was_left_refuses_a_run_until_restore(run, inside, campaign)
         run("deprovision")
         assert not run("status", "--limit", "pi02")["hosts"]["pi02"]["ready"]
         services = inside.run(["ls", "/etc/systemd/system"]).stdout.split()
         left = [name for name in services if name.startswith("testbed-")]
         assert left == ["testbed-m2m-.service.d", "testbed-sshd.service"], "the machine's own"
+
+
+def a_clock_is_behind_at_each_start_until_time_sync_steps_it(lab: EmulatedLab) -> None:
+    """What starts with the host starts in the past, as on a Raspberry Pi; who logs in later sees
+    the right time."""
+    unit = "[Unit]\nAfter=testbed-sshd.service\n[Service]\nType=oneshot\n"
+    unit += "ExecStart=/bin/sh -c 'date +%%s >/home/pi/started'\n[Install]\n"
+    unit += "WantedBy=multi-user.target\n"
+    place = "/etc/systemd/system/early.service"
+    with host(lab, "pi04") as inside:
+        sudo(inside, f'printf %s "$1" >{place}; systemctl enable early', unit)
+    lab.reboot("pi04")
+    with host(lab, "pi04") as inside:
+        started_s = int(inside.run(["cat", "/home/pi/started"]).stdout)
+        now_s = int(inside.run(["date", "+%s"]).stdout)
+    with host(lab, "pi01") as other:
+        assert abs(now_s - int(other.run(["date", "+%s"]).stdout)) < CLOCK_BEHIND_S / 3
+    assert started_s < now_s - CLOCK_BEHIND_S / 2
+    clocks = {one["clock"] for one in lab.ask(do="status")["hosts"].values()}
+    assert clocks == {"right"}
 
 
 def has_modules_of_its_own(lab: EmulatedLab) -> None:
@@ -213,6 +230,19 @@ def a_console_shows_what_a_board_says_and_no_run_begins_meanwhile(lab: EmulatedL
         console.kill()
         console.wait()
         os.close(ours)
+
+
+def a_unit_that_was_left_refuses_a_run_until_restore(
+    run: Run, inside: SshHost, campaign: Path
+) -> None:
+    inside.start(Unit("left", ("sleep", "600")))
+    refused = run("run", str(campaign), "--out", str(campaign.parent / "runs"), code=3)
+    assert "pi02 is not clean" in refused["error"]["message"]
+    assert "testbed restore" in refused["error"]["message"]
+    cleaned = run("restore")["hosts"]
+    assert "unit left" in cleaned["pi02"]["cleaned"]
+    assert leftover(inside).lines == []
+    assert run("status", "--limit", "pi02")["hosts"]["pi02"]["holder"] is None
 
 
 def has_what_hosts_said_and_no_secret(summary: dict[str, Any], hosts: set[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -109,16 +108,17 @@ def test_a_clock_that_starts_in_the_past_does_not_make_it_wait_longer(pi01: SshH
     eventually(lambda: "late" in notes(pi01))
 
 
-def test_a_held_down_process_comes_back_by_itself_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_held_down_process_comes_back_by_itself_and_nothing_is_left(
+    lab: EmulatedLab, pi01: SshHost
+) -> None:
     """Nobody connects between the power cut and the undo but who looks."""
-    with emulated(tmp_path / "out", hosts=1) as lab, host(lab, "pi01") as inside:
-        with survives_restarts([inside]):
-            _hold_down(inside)
-            lab.power("pi01", "cycle")
-            eventually(lambda: inside.status("replica").state is UnitState.ACTIVE, deadline_s=60)
-            assert armed(inside) == []
-            inside.stop("replica")
-        assert leftover(inside).lines == []
+    with survives_restarts([pi01]):
+        _hold_down(pi01)
+        lab.power("pi01", "cycle")
+        eventually(lambda: pi01.status("replica").state is UnitState.ACTIVE, deadline_s=60)
+        assert armed(pi01) == []
+        pi01.stop("replica")
+    assert leftover(pi01).lines == []
 
 
 def _hold_down(inside: SshHost) -> None:
