@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,12 +22,6 @@ from testbed.bench.stage import until
 from testbed.bench.table import HEADER, measure_table, row
 from testbed.commands.bench import app
 from testbed.errors import ConfigurationError, LabFault
-
-
-def test_the_limit_is_found() -> None:
-    found = verification_limit(4, 512, 0.2)
-    assert found.requests_per_s > 0
-    assert found.cpu_us_per_request > 0
 
 
 def test_the_limit_takes_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +120,8 @@ def test_the_command_prints_json_for_machines_and_writes_profiles(
 ) -> None:
     monkeypatch.setattr("testbed.bench.consensus.WARM_UP_S", 0.1)
     monkeypatch.setattr("testbed.bench.consensus.LIMIT_S", 0.1)
+    plan = partial(BenchPlan, alone_requests=10)
+    monkeypatch.setattr("testbed.commands.bench_consensus.BenchPlan", plan)
     profiles = tmp_path / "new" / "profiles"
     options = ["--in-flight", "2", "--requests", "20", "--store", "memory", "--json"]
     ended = CliRunner().invoke(app, ["consensus", *options, "--profile", str(profiles)])
@@ -133,7 +130,9 @@ def test_the_command_prints_json_for_machines_and_writes_profiles(
     printed = json.loads(ended.stdout)
     assert printed["schema"] == "testbed.bench.consensus/3"
     assert printed["requests"] >= 20
+    assert printed["limit_per_s"] > 0
     assert printed["ratio"] > 0
+    assert printed["cpu_ratio"] > 0
     assert [hop["until"] for hop in printed["alone_hops"]] == [
         hop.name.lower().replace("_", "-") for hop in HOPS[1:]
     ]
