@@ -66,15 +66,26 @@ def refusals(
 
 
 def _attack(broker: BrokerChoice) -> Sequence[Refusal]:
-    """On the loopback lab, with a manufacturer whose devices it admits."""
+    """On a part of the loopback lab, with a manufacturer whose devices it admits."""
     manufacturer = Manufacturer()
     with TemporaryDirectory(prefix="refusals-") as scratch:
         root = Path(scratch) / "root.pem"
         root.write_bytes(manufacturer.root_pem)
         lab = load_lab(None)
-        chain = lab.chain.model_copy(update={"factory_roots": (str(root),)})
-        options = BrokerOptions(kind=broker.value)
-        lab = lab.model_copy(update={"chain": chain, "broker": options})
+        board = next(iter(lab.boards))  # one line is enough; devices he brings himself
+        hosts = {
+            name: host
+            for name, host in lab.hosts.items()
+            if name == lab.boards[board].host or {"replica", "gateway"} & set(host.roles)
+        }
+        lab = lab.model_copy(
+            update={
+                "hosts": hosts,
+                "boards": {board: lab.boards[board]},
+                "chain": lab.chain.model_copy(update={"factory_roots": (str(root),)}),
+                "broker": BrokerOptions(kind=broker.value),
+            }
+        )
         with (
             running_lab(lab, every_ms=60_000, progress=say) as (running, deployment),
             closing(Attacker(deployment)) as attacker,

@@ -1,7 +1,7 @@
 """One conformance suite for every kind of host: what a fault or a campaign may rely on anywhere.
 
-Local processes and a real OpenSSH server on loopback always; an emulated machine with systemd as
-its first process when the machine allows (mark `lab`).
+Commands and files: local ones, and a real OpenSSH server on loopback. Units: local processes, and
+an emulated machine with systemd as its first process when the machine allows (mark `lab`).
 """
 
 from __future__ import annotations
@@ -75,12 +75,21 @@ def systemd_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLa
         yield lab
 
 
+@pytest.fixture(scope="module")
+def ssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    if missing := ssh_server_missing():
+        pytest.skip(missing)
+    with SshServer(tmp_path_factory.mktemp("sshd") / "home") as server:
+        yield server
+
+
 SYSTEMD = pytest.param("systemd", marks=pytest.mark.lab)
 units = pytest.mark.parametrize("host", ["local", SYSTEMD], indirect=True)
 """For tests of units: the plain SSH server runs where there may be no systemd."""
+everywhere = pytest.mark.parametrize("host", ["local", "ssh", SYSTEMD], indirect=True)
 
 
-@pytest.fixture(params=["local", "ssh", SYSTEMD])
+@pytest.fixture(params=["local", "ssh"])
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
     if request.param == "local":
         with LocalHost(tmp_path / "local") as local:
@@ -91,9 +100,8 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
         with emulated_host(lab, "pi01", root=tmp_path.name) as remote:
             yield remote
         return
-    if missing := ssh_server_missing():
-        pytest.skip(missing)
-    with SshServer(tmp_path / "sshd") as server, server.host(root=tmp_path / "r") as remote:
+    server = request.getfixturevalue("ssh_server")
+    with server.host(root=tmp_path / "r") as remote:
         yield remote
 
 
@@ -485,6 +493,7 @@ def test_stop_ends_a_stubborn_unit_and_its_children(host: Host, begin: Callable[
     eventually(lambda: "sleep 7777" not in host.run(["ps", "axww", "-o", "args"]).stdout)
 
 
+@everywhere
 def test_one_host_serves_many_threads(host: Host) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = pool.map(lambda n: host.run(["echo", str(n)]).stdout, range(24))
