@@ -37,7 +37,7 @@ from testbed.systems.system import System
 __all__ = ["STOP_ORDER", "Deployment", "Progress"]
 
 READY_S_MAX = 30.0
-READY_POLL_S = 0.05
+READY_POLL_S = 0.1
 STATE_POLLS = 5  # the state of a unit costs a host more than a look for a file
 HOLD_DOWN_S = 0.1
 LOG_TAIL_CHARS = 1200
