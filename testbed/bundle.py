@@ -92,7 +92,7 @@ class Folder:
     def read_json(self, name: str) -> Any:
         """The JSON value in `name`; ConfigurationError names the file if it cannot be read."""
         try:
-            return json.loads(self.read(name))
+            return json.loads(self.read(name), parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             path = self.path / name
             raise ConfigurationError(f"{path}: not JSON ({error}); the file is damaged") from error
@@ -173,7 +173,9 @@ class Bundle(Folder):
     def typed(self) -> str:
         """As commands find it, for a shell: its name if it is in runs/, or else its path."""
         is_in_runs = self.path.absolute().parent == RUNS_DIR.absolute()
-        return shlex.quote(self.name if is_in_runs else str(self.path))
+        text = self.name if is_in_runs else str(self.path)
+        # A word that begins with a dash would be an option.
+        return shlex.quote(str(self.path.absolute()) if text.startswith("-") else text)
 
     # --- manifest and runs -----------------------------------------------------------------------
 
@@ -241,9 +243,14 @@ class Bundle(Folder):
 
     @property
     def is_being_written(self) -> bool:
-        """Whether a process has it `locked`."""
+        """Whether a process has it `locked`. Raises ConfigurationError if this user may not know:
+        the bundle is another user's, for example root's."""
         try:
             descriptor = os.open(self.path / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+        except PermissionError as error:
+            raise ConfigurationError(
+                f"{self.path / LOCK}: {error.strerror}; ask as the user who runs the campaign"
+            ) from error
         except OSError:
             return False
         try:
@@ -332,7 +339,12 @@ def _plain(bundle: Bundle) -> Bundle:
     for folder, names, files in os.walk(bundle.path):
         for name in (*names, *files):
             path = Path(folder, name)
-            found = path.lstat()
+            if "\n" in name or not _is_utf8(name):
+                raise ConfigurationError(f"{str(path)!r}: no list can have this name; rename it")
+            try:
+                found = path.lstat()
+            except FileNotFoundError:  # a campaign that goes on has just moved it
+                continue
             if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
                 raise ConfigurationError(f"{path} is a link or a device; a bundle has files only")
             bytes_max = LEDGER_BYTES_MAX if path.suffix == ".sqlite" else FILE_BYTES_MAX
@@ -341,10 +353,21 @@ def _plain(bundle: Bundle) -> Bundle:
     return bundle
 
 
+def _is_utf8(name: str) -> bool:
+    """Python has surrogates for bytes of a name that are not UTF-8."""
+    return not any("\ud800" <= each <= "\udfff" for each in name)
+
+
+def _no_number(text: str) -> Any:
+    """JSON has no NaN and no Infinity, but Python's parser takes them."""
+    raise ValueError(f"{text} is no number")
+
+
 def _opened(path: Path) -> IO[str]:
-    """Opens a file to append, or makes it. Raises ConfigurationError if a link is in its place."""
+    """Opens a file to append, or makes it; others may read whether it is locked. Raises
+    ConfigurationError if a link is in its place."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     return os.fdopen(descriptor, "a+")

@@ -163,6 +163,15 @@ class Schedule(_Model):
     runs: tuple[Run, ...]
     expect: Expect = Expect()
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """A schedule from a stranger may have runs without a trial, or two with one number."""
+        runs, trials = [run.index for run in self.runs], [trial.index for trial in self.trials]
+        is_unique = len({*runs}) == len(runs) and len({*trials}) == len(trials)
+        if not (runs and self.phases and is_unique and {r.trial for r in self.runs} <= {*trials}):
+            raise ConfigurationError("not a schedule: its runs, trials and phases do not fit")
+        return self
+
     @property
     def run_ms(self) -> int:
         """How long one run lasts."""

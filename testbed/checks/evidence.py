@@ -16,7 +16,7 @@ import msgspec
 
 from chain.errors import PeerFault
 from chain.genesis import Genesis
-from testbed.bundle import RunFolder
+from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.schedule import Phase, Schedule, Trial
 from testbed.checks.conditions import ClockLine, ConditionLine, EnergyLine, unfit
 from testbed.checks.logs import (
@@ -32,7 +32,7 @@ from testbed.checks.logs import (
 from testbed.checks.records import Chain, read_chain
 from testbed.errors import ConfigurationError
 
-__all__ = ["BrokerRefusal", "Evidence", "broker_refusals", "genesis_of"]
+__all__ = ["BrokerRefusal", "Evidence", "broker_refusals", "genesis_of", "schedule_of"]
 
 REFUSED = "refused: "  # a refusal in a broker's log begins so
 _UNNAMED = ("?", "<unknown>")
@@ -70,7 +70,7 @@ class Evidence:
     def __init__(self, run: RunFolder) -> None:
         self.run = run
         self.manifest = run.bundle.manifest
-        whole = Schedule.from_json(run.bundle.read("inputs/schedule.json"))
+        whole = schedule_of(run.bundle)
         self.schedule = whole.part(run.entry.index)
         self.expect = whole.expect
         self.unreadable: Counter[str] = Counter()
@@ -228,6 +228,19 @@ class Evidence:
 def _lies(trial: Trial) -> frozenset[str]:
     """The events that make replicas lie."""
     return frozenset(event.id for event in trial.events if event.lies)
+
+
+def schedule_of(bundle: Bundle) -> Schedule:
+    """What was to happen. Its runs are those of the manifest: none was left out, and none is there
+    twice. Raises ConfigurationError."""
+    schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
+    planned = [(each.index, each.trial, each.arm) for each in schedule.runs]
+    if planned != [(each.index, each.trial, each.arm) for each in bundle.manifest.runs]:
+        raise ConfigurationError(
+            f"{bundle.path}: manifest.json and inputs/schedule.json have different runs; get both "
+            "from where the campaign ran"
+        )
+    return schedule
 
 
 def genesis_of(run: RunFolder) -> Genesis:

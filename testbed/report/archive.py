@@ -76,7 +76,8 @@ def read_sums(bundle: Folder) -> dict[str, str]:
     if not (bundle.path / SUMS).exists():
         return {}
     sums = {}
-    for number, line in enumerate(bundle.read(SUMS).decode(errors="replace").splitlines(), 1):
+    text = bundle.read(SUMS).decode(errors="replace").removesuffix("\n")
+    for number, line in enumerate(text.split("\n") if text else (), 1):
         value, space, name = line.partition("  ")
         if not space or len(value) != 64 or not name:
             raise ConfigurationError(f"{bundle.path / SUMS}:{number}: not a line of sha256sum")

@@ -18,6 +18,7 @@ import msgspec
 
 from testbed.bundle import Bundle
 from testbed.campaign.schedule import Schedule
+from testbed.checks.evidence import schedule_of
 from testbed.manifest import Arm, Manifest
 from testbed.report.figures import BETWEEN_SYSTEMS, OVER_REPLICAS, QUANTITIES, Quantity
 from testbed.report.over_runs import over_runs
@@ -137,7 +138,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_result(bundle: Bundle) -> JudgedBundle:
     """Reads a result that `testbed report` wrote. Raises ConfigurationError."""
-    schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
+    schedule = schedule_of(bundle)
     whole = over_runs(bundle)
     judged = {each.name: _held(each.held) for each in whole.properties}
     judged |= {f"attack {each.id}": each.verdict for each in whole.attacks}

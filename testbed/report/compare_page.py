@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from testbed.errors import ConfigurationError
+from testbed.printed import shell_line
 from testbed.report.compare import (
     ARMS,
     MADE_ALIKE,
@@ -26,12 +27,14 @@ def compare_page(results: Sequence[JudgedBundle], comparisons: Sequence[Comparis
     """`comparisons` of the first of `results` with each other one."""
     curves = curves_over_replicas(results)
     loopback = any(each.loopback for each in comparisons)
+    names = [each.bundle.name for each in results]
     return environment.get_template("compare.html.j2").render(
         results=results,
         comparisons=comparisons,
         compared=[(each, _figure(each)) for each in comparisons],
         curves=curves,
         plots=draw_over_replicas(curves, loopback=loopback),
+        again=shell_line(["testbed", "compare", *names, "--page", "FILE.html"]),
         inlined=inlined,
         arms=ARMS,
         made_alike=MADE_ALIKE,

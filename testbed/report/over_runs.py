@@ -13,7 +13,7 @@ import msgspec
 
 from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.expect import Expect
-from testbed.campaign.schedule import Schedule
+from testbed.checks.evidence import schedule_of
 from testbed.checks.stats import Latency, upper95
 from testbed.errors import ConfigurationError
 from testbed.manifest import Manifest
@@ -41,7 +41,7 @@ __all__ = ["over_runs", "read_run_summary"]
 def over_runs(bundle: Bundle) -> Summary:
     """The summary of a campaign. Raises ConfigurationError."""
     manifest = bundle.manifest
-    schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
+    schedule = schedule_of(bundle)
     expect = schedule.expect
     rows = tuple(map(_row, bundle.runs))
     judged = [row.summary for row in rows if row.summary is not None]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import re
+import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,7 +15,8 @@ import pytest
 
 from testbed import cli
 from testbed.bundle import Bundle
-from testbed.report.compare import Curve, curves_over_replicas, read_result
+from testbed.report.compare import Curve, compare, curves_over_replicas, read_result
+from testbed.report.compare_page import compare_page
 from testbed.report.compare_plots import over_replicas
 from testbed.report.pairing import known, median
 from tests.testbed.browser import VIEWS, Browser, browser, check_page
@@ -133,3 +138,14 @@ def test_the_same_results_give_the_same_bytes(
     bundles = [str(each.path) for each in results.values()]
     assert cli.main(["compare", *bundles, "--page", str(again)]) == 0
     assert again.read_bytes() == page.read_bytes()
+
+
+def test_the_command_of_a_page_takes_each_name_as_one_word(
+    results: Mapping[str, Bundle], tmp_path: Path
+) -> None:
+    """A bundle is called what its maker likes; a reader types the command."""
+    named = Bundle(Path(shutil.copytree(results["four"].path, tmp_path / "a; touch 'x' <b>")))
+    one, other = read_result(results["four"]), read_result(named)
+    (found,) = re.findall("<pre>(.*)</pre>", compare_page([one, other], [compare(one, other)]))
+    words = shlex.split(html.unescape(found))
+    assert words == ["testbed", "compare", "four", named.name, "--page", "FILE.html"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
+import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,12 @@ from inventory.load import packaged
 from nodes.ports import Stored
 from nodes.replica.sqlite_store import SqliteStore
 from testbed import cli
-from testbed.bundle import Bundle, RunFolder
+from testbed.bundle import Bundle, RunFolder, find_bundle
 from testbed.origin import is_ours, mark
 from testbed.report.style import figure, rendered, styled
 from testbed.terminal import printable
 from tests.chain.world import World
-from tests.testbed.bundles import Story, lines, reschedule, write_lines
+from tests.testbed.bundles import Story, judged, lines, reschedule, write_lines
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 EVIL = "x\x1b]0;owned\x07\x1b[2J\r\x9b5A\u202e\n  forged row  data  ok  255"
@@ -319,3 +321,92 @@ def test_a_schedule_that_draws_without_end_is_refused(
     said = capsys.readouterr().err
     assert "internal error" not in said
     assert "sends in one run" in said or "it ends at" in said or "its rate is" in said
+
+
+@pytest.mark.parametrize("name", [b"a\nb", b"a\xffb"])
+def test_a_name_that_no_line_of_the_sums_can_have_is_refused(
+    run: RunFolder, name: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A report would have written sums that nobody can read again, or none."""
+    path = os.fsencode(run.path) + b"/" + name
+    Path(os.fsdecode(path)).touch()
+    assert cli.main(["report", str(run.bundle.path)]) == 2
+    assert "rename it" in capsys.readouterr().err
+
+
+def test_a_file_that_is_moved_while_the_bundle_is_looked_through_does_no_harm(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A campaign that goes on replaces files in it."""
+    (run.path / "gone").touch()
+    real = os.walk
+
+    def listed(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        found = list(real(top))
+        (run.path / "gone").unlink()
+        return iter(found)
+
+    monkeypatch.setattr("testbed.bundle.os.walk", listed)
+    assert find_bundle(str(run.bundle.path)).name == run.bundle.name
+
+
+@pytest.mark.parametrize("name", ["-x", "a b", "; touch mine", "$HOME", "it's"])
+@pytest.mark.parametrize("where", [".", "runs"])
+def test_a_command_in_a_message_finds_a_bundle_whatever_its_name(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(where) / name
+    shutil.copytree(story.bundle.path, path)
+    line = f'set -- {Bundle(path).typed}; printf %s:%s $# "$1"'
+    count, _, word = subprocess.check_output(["sh", "-c", line], text=True).partition(":")
+    assert count == "1"
+    assert not word.startswith("-")
+    assert find_bundle(word).path.resolve() == path.resolve()
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_number_in_a_summary_passes_no_gate(
+    run: RunFolder, constant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NaN is neither above nor below a bound."""
+    run.write_json("summary.json", msgspec.to_builtins(judged(run)))
+    text = re.sub(r'("p99_ms": )[0-9.]+', rf"\g<1>{constant}", run.read("summary.json").decode())
+    assert constant in text
+    run.write("summary.json", text)
+    path = str(run.bundle.path)
+    assert cli.main(["compare", path, path, "--max-ratio", "p99=1.2"]) == 2
+    assert f"{constant} is no number" in capsys.readouterr().err
+
+
+def counted_twice(schedule: dict[str, Any]) -> None:
+    schedule["runs"] *= 2
+
+
+def without_trial(schedule: dict[str, Any]) -> None:
+    schedule["runs"][0]["trial"] = 7
+
+
+def without_runs(schedule: dict[str, Any]) -> None:
+    schedule["runs"] = []
+
+
+@pytest.mark.parametrize("spoil", [counted_twice, without_trial, without_runs])
+@pytest.mark.parametrize("where", ["manifest", "schedule", "both"])
+def test_runs_that_were_not_planned_are_not_judged(
+    run: RunFolder,
+    where: str,
+    spoil: Callable[[dict[str, Any]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run that is there twice would make intervals narrower, one that was left out a result
+    better."""
+    if where != "manifest":
+        reschedule(run, spoil)
+    if where != "schedule":
+        manifest = run.bundle.read_json("manifest.json")
+        spoil(manifest)
+        run.bundle.write_json("manifest.json", manifest)
+    assert cli.main(["report", str(run.bundle.path)]) == 2
+    said = capsys.readouterr().err
+    assert ("have different runs" if where == "manifest" else "do not fit") in said

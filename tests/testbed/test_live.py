@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +20,7 @@ from rich.console import Console
 
 from inventory.load import load_lab
 from testbed import cli
-from testbed.bundle import LIVE
+from testbed.bundle import LIVE, LOCK
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.live import (
@@ -263,6 +265,34 @@ def test_watch_ends_when_who_writes_the_bundle_is_killed(
     assert cli.main(["abort", "--run", str(bundle.path)]) == LabFault.exit_code
     with bundle.locked():
         assert read_live(bundle.path) is None, "it is of the process that was killed"
+
+
+def test_another_user_may_see_whether_a_campaign_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A campaign in an emulated lab runs as root. Where its lock cannot be read, nobody is told
+    that it was cut off, and to resume it."""
+    bundle = Story(tmp_path).bundle
+    bundle.update(0, state="running")
+    before = os.umask(0o022)
+    try:
+        with bundle.locked():
+            assert (bundle.path / LOCK).stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+    real = os.open
+
+    def refused(path: Path, flags: int, *more: Any, **named: Any) -> int:
+        if Path(path).name == LOCK:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, flags, *more, **named)
+
+    monkeypatch.setattr("testbed.bundle.os.open", refused)
+    for words in (["watch", str(bundle.path)], ["abort", "--run", str(bundle.path)]):
+        assert cli.main(words) == 2
+        said = capsys.readouterr().err
+        assert "as the user who runs the campaign" in said
+        assert "resume" not in said
 
 
 def test_the_live_view_gives_the_terminal_back_with_nothing_but_what_was_printed() -> None:
