@@ -50,7 +50,7 @@ from testbed.standing.direct_uplink import DirectUplink
 from tests.chain.world import World, private_key, signer
 from tests.gateway.bridge.gate import Gate
 from tests.gateway.bridge.test_many_epochs import changed
-from tests.gateway.broker.brokers import BrokerProcess, running, story
+from tests.gateway.broker.brokers import BrokerProcess, running, served, story
 
 GATEWAY = User(Role.GATEWAY, "a" * 64, "gateway's password")
 ADMIN = User(Role.ADMIN, "a" * 64, "admin's password")
@@ -144,9 +144,7 @@ class Rig:
 async def rigged(folder: Path, **policy: Any) -> AsyncIterator[Rig]:
     world = World(**policy)
     net = world.network.hex()[:16]
-    broker = BrokerProcess(folder, "embedded", [GATEWAY, ADMIN], net=net)
-    await broker.start()
-    try:
+    async with served(folder, [GATEWAY, ADMIN], net) as broker:
         rig = Rig(folder, broker, world)
         async with broker.admin(ADMIN) as admin:
             await admin.ensure(rig.voucher)
@@ -155,8 +153,6 @@ async def rigged(folder: Path, **policy: Any) -> AsyncIterator[Rig]:
             running(rig.serve(client)),
         ):
             yield rig
-    finally:
-        broker.stop()
 
 
 def data(rig: Rig, device: Device) -> Callable[[int], Operation]:

@@ -17,7 +17,7 @@ from gateway.mqtt.client import MqttClient, Presence
 from gateway.mqtt.topics import Role, Status, parse
 from nodes.device.mobile import MobileUplink
 from tests.gateway.bridge.gate import Clock, limiter
-from tests.gateway.broker.brokers import NET, ROOT, running, started, story, user
+from tests.gateway.broker.brokers import NET, ROOT, running, served, story, user
 
 GATEWAY, DEVICE = user(Role.GATEWAY, "a"), user(Role.DEVICE, "b")
 HONEST, DROPPING = user(Role.RELAY, "c"), user(Role.RELAY, "d")
@@ -47,7 +47,7 @@ class RelayNode:
 @story
 async def test_every_message_gets_past_a_relay_that_drops(tmp_path: Path) -> None:
     users = [GATEWAY, DEVICE, HONEST, DROPPING]
-    async with started(tmp_path, "embedded", users) as broker, AsyncExitStack() as stack:
+    async with served(tmp_path, users) as broker, AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(broker.client(GATEWAY, f"{ROOT}/up/+/+/+"))
         relays = []
         for who in (HONEST, DROPPING):

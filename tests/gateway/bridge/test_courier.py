@@ -17,7 +17,7 @@ from tests.gateway.broker.brokers import (
     ROOT,
     next_payloads,
     running,
-    started,
+    served,
     story,
     until,
     user,
@@ -37,7 +37,7 @@ async def test_an_acknowledged_but_unanswered_message_is_sent_again(tmp_path: Pa
     """Nobody was subscribed, so the broker acknowledged and forgot it."""
     outbox = Outbox(tmp_path / "outbox.db")
     async with (
-        started(tmp_path, "embedded", [GATEWAY, DEVICE]) as broker,
+        served(tmp_path, [GATEWAY, DEVICE]) as broker,
         broker.client(DEVICE) as device,
     ):
         courier = Courier(outbox, device, resend_s=0.2)
@@ -62,7 +62,7 @@ async def test_what_an_earlier_process_left_is_sent_in_order(tmp_path: Path) -> 
         earlier.put(digest(number), DATA, b"%d" % number)
     earlier.close()
     async with (
-        started(tmp_path, "embedded", [GATEWAY, DEVICE]) as broker,
+        served(tmp_path, [GATEWAY, DEVICE]) as broker,
         broker.client(GATEWAY, ALL_UP) as gateway,
         broker.client(DEVICE) as device,
     ):
@@ -75,7 +75,7 @@ async def test_what_an_earlier_process_left_is_sent_in_order(tmp_path: Path) -> 
 async def test_a_full_outbox_is_the_senders_backpressure(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db", entries_max=2)
     async with (
-        started(tmp_path, "embedded", [DEVICE]) as broker,
+        served(tmp_path, [DEVICE]) as broker,
         broker.client(DEVICE) as device,
     ):
         courier = Courier(outbox, device)

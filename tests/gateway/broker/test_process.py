@@ -15,6 +15,7 @@ import pytest
 
 from gateway.broker.security import write_security
 from gateway.mqtt.topics import Role
+from nodes.gateway.broker import main
 from tests.gateway.broker.brokers import NET, BrokerProcess, user, why_not
 
 KINDS = ["embedded", "mosquitto"]
@@ -81,13 +82,17 @@ def test_a_taken_port_is_said_with_code_3(tmp_path: Path, kind: str) -> None:
         ('{"security_file": "absent.json", "ready_file": "r"}', "absent.json"),
     ],
 )
-def test_a_wrong_configuration_is_said_with_code_2(tmp_path: Path, content: str, said: str) -> None:
+def test_a_wrong_configuration_is_said_with_code_2(
+    tmp_path: Path, content: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "broker.json"
     config.write_text(content)
-    ended = run(config)
-    assert ended.returncode == 2
-    assert said in ended.stderr
-    assert "Traceback" not in ended.stderr + ended.stdout
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(config)])
+    assert ended.value.code == 2
+    printed = capfd.readouterr()
+    assert said in printed.err
+    assert "Traceback" not in printed.err + printed.out
 
 
 PATIENT_FOR_A_MOMENT = """
