@@ -21,6 +21,9 @@ def pruned(cluster: Cluster, replica: int) -> int:
 
 
 def test_replicas_that_pruned_bring_up_one_that_was_wiped(tmp_path: Path) -> None:
+    """By the key beside its store it knows that it voted, and does not vote again until its chain
+    is past all that it may have voted on."""
+
     async def story(cluster: Cluster) -> None:
         await cluster.admit()
         await cluster.data(times=4 * FAST.checkpoint_interval)
@@ -31,6 +34,8 @@ def test_replicas_that_pruned_bring_up_one_that_was_wiped(tmp_path: Path) -> Non
         for file in path.parent.glob(f"{path.name}*"):
             file.unlink()
         cluster.network.start(3)
+        assert "is gone, and this key has voted" in cluster.network.stderr(3)
+        await until(lambda: cluster.events(3, "store-missing"), "the log says so")
         await cluster.caught_up(3)
         assert pruned(cluster, 3) >= early
         await votes_again(cluster)
