@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from testbed.report.measure import operations
 from testbed.report.page import run_page
 from testbed.report.run_plots import draw_run
 from testbed.report.where import where_of
-from tests.testbed.browser import VIEWS, Browser, browser, check_page
+from tests.testbed.browser import browser, check_page
 from tests.testbed.bundles import START_NS, Story, judged, reschedule, write_lines
 from tests.testbed.bundles import lines as read_jsonl
 
@@ -67,12 +66,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     made = traced(Story(tmp_path_factory.mktemp("story")).run)
     rebuild(made.bundle)
     return made
-
-
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 def rows(run: RunFolder, table: str) -> list[dict[str, str]]:
@@ -143,13 +136,10 @@ def test_names_of_many_phases_do_not_run_into_each_other(tmp_path: Path) -> None
     assert ["rotate(-40)" in svg for svg in drawn] == [False, True]
 
 
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("view", VIEWS)
-def test_a_real_browser_shows_all_of_it(
-    run: RunFolder, shown: Browser, tmp_path: Path, view: tuple[int, bool], strict: bool
-) -> None:
-    for page in (run.path / "report.html", run.bundle.path / "report.html"):
-        check_page(shown, page, tmp_path / "report.html", view, figures=6, strict=strict)
+def test_a_real_browser_shows_all_of_it(run: RunFolder, tmp_path: Path) -> None:
+    with browser(tmp_path / "profile") as shown:
+        for page in (run.path / "report.html", run.bundle.path / "report.html"):
+            check_page(shown, page, tmp_path / "report.html", figures=6)
 
 
 def test_what_processes_used_is_summed_over_their_lives(tmp_path: Path) -> None:
