@@ -33,10 +33,14 @@ def exported() -> tuple[World, dict[str, bytes]]:
 WORLD, FILES = exported()
 
 
-def run(directory: Path, files: dict[str, bytes], *arguments: str) -> int:
+def written(directory: Path, files: dict[str, bytes]) -> None:
     directory.mkdir(exist_ok=True)
     for name, content in files.items():
         (directory / name).write_bytes(content)
+
+
+def run(directory: Path, files: dict[str, bytes], *arguments: str) -> int:
+    written(directory, files)
     command = ["sh", str(directory / "verify.sh"), *(arguments or (WORLD.network.hex(),))]
     return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
 
@@ -58,12 +62,14 @@ def test_the_proof_holds_by_openssl_and_shell_alone(tmp_path: Path) -> None:
     assert run(tmp_path, FILES, "") == 1, "a proof that names its own network proves nothing"
 
 
-SHELLS = [shell for shell in ("sh", "dash", "bash", "ksh", "mksh") if shutil.which(shell)]
+FOUND = [found for name in ("dash", "bash", "ksh", "mksh") if (found := shutil.which(name))]
+SHELLS = [shell for shell in FOUND if not Path(shell).samefile(str(shutil.which("sh")))]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_it_holds_in_every_shell_that_is_here(shell: str, tmp_path: Path) -> None:
-    assert run(tmp_path, FILES) == 0
+    """`sh` is in the test above."""
+    written(tmp_path, FILES)
     command = [shell, str(tmp_path / "verify.sh"), WORLD.network.hex()]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["OK"]), done.stderr

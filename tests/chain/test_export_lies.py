@@ -350,7 +350,7 @@ def test_a_sealed_statement_is_read_by_position(
     assert agreed(forged(world, mallory, signers, **fields), world) is believed
 
 
-@settings(max_examples=settings().max_examples // 10)  # each starts a shell
+@settings(max_examples=settings().max_examples // 20)  # each starts a shell
 @given(st.data())
 def test_both_read_every_altered_leaf_alike(draw: st.DataObject) -> None:
     """The bytes of a leaf are changed and then sealed by f+1 replicas."""
@@ -390,7 +390,7 @@ GROWN_FILES = export_proof(
 )
 
 
-@settings(max_examples=settings().max_examples // 10)  # each starts a shell
+@settings(max_examples=settings().max_examples // 20)  # each starts a shell
 @given(st.data())
 def test_both_judge_every_altered_file_alike(draw: st.DataObject) -> None:
     """Any file of a proof with membership changes and a certificate; the sums are made to fit."""

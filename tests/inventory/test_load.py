@@ -236,7 +236,7 @@ def test_one_malformed_value_causes_no_false_complaint_about_others(file: Path) 
         (b"a: &a [*a]", f"deeper than {depth_max}"),
         (b'a: "\\ud800"', "surrogate"),
         (b"\x00", "not YAML"),
-        (b"\n".join(b"k%d: 1" % i for i in range(15_000)), "more mistakes"),
+        (b"\n".join(b"k%d: 1" % i for i in range(3_000)), "more mistakes"),
     ],
 )
 def test_hostile_files_are_refused_within_bounds(file: Path, content: bytes, says: str) -> None:

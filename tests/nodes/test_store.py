@@ -629,7 +629,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:
     there, whole, and the file is not taken for damaged."""
     here = Path(__file__).parent
     said = 0
-    for life in range(6):
+    for life in range(4):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path), str(here), str(here.parents[1])],
             stdout=subprocess.PIPE,

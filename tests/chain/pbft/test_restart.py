@@ -23,6 +23,8 @@ from chain.pbft.state import ViewFact
 from tests.chain.cluster import LINK_US, Cluster
 from tests.chain.fakes import sign, signer_of
 
+SOAK = pytest.mark.soak
+
 
 def scenario(cluster: Cluster) -> None:
     """Batches, a checkpoint, a view change, a checkpoint in the new view."""
@@ -46,16 +48,16 @@ def writes_of(replica: int) -> range:
     return range(started + 1, cluster.nodes[replica].writes + 1)
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.soak) for n in (1, 2, 3))])
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=SOAK) for n in range(1, 8))])
 @pytest.mark.parametrize("keeps_unsynced", [False, True])
 @pytest.mark.parametrize("replica", range(4))
 def test_crash_at_every_persist_boundary(replica: int, keeps_unsynced: bool, part: int) -> None:
     """Power fails right after the k-th write or sync, for every k; all sends before it have left.
-    What was not synced is lost or kept. `make test` takes every fourth k: others at each replica,
-    so that together they have every k. `make soak` takes all of them at each."""
+    What was not synced is lost or kept. `make test` takes every eighth k: others in each of its
+    cases, so that together they have every k. `make soak` takes all of them in each."""
     boundaries = writes_of(replica)
     assert len(boundaries) > 60
-    for boundary in boundaries[(part + replica + 2 * keeps_unsynced) % 4 :: 4]:
+    for boundary in boundaries[(part + replica + 4 * keeps_unsynced) % 8 :: 8]:
         cluster = Cluster()
         cluster.nodes[replica].crash_at = boundary
         cluster.nodes[replica].keeps_unsynced = keeps_unsynced
@@ -67,8 +69,14 @@ def test_crash_at_every_persist_boundary(replica: int, keeps_unsynced: bool, par
         assert not cluster.accusations, f"after persist {boundary}"
 
 
-@pytest.mark.parametrize("keeps_unsynced", [False, True])
-@pytest.mark.parametrize("boundary", range(3, 72, 3))
+@pytest.mark.parametrize(
+    ("boundary", "keeps_unsynced"),
+    [
+        pytest.param(boundary, keeps, marks=SOAK if boundary % 2 == keeps else [])
+        for boundary in range(3, 72, 3)
+        for keeps in (False, True)
+    ],
+)
 def test_all_crash_at_once_and_nothing_is_lost(boundary: int, keeps_unsynced: bool) -> None:
     """What f+1 replied survives a crash of all: the COMMITs that decided it were durable."""
     cluster = Cluster()

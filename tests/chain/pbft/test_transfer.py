@@ -263,11 +263,11 @@ def test_heads_that_skip_checkpoints_do_not_make_us_ask_for_everything_at_once()
 
 def test_what_waits_to_be_installed_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the first piece does not come, the others are not fetched without end."""
-    monkeypatch.setattr(transfer, "HELD_BYTES_MAX", 100_000)
+    monkeypatch.setattr(transfer, "HELD_BYTES_MAX", 50_000)
     monkeypatch.setattr(transfer, "BODIES_BYTES_MAX", 10_000)
     cluster = Cluster(consensus=Consensus())
     cluster.isolate(3)
-    for number in range(260):
+    for number in range(150):
         cluster.request(f"r{number} {2000 * 'x'}", to=[0, 1, 2])
         cluster.run(4_000)
     cluster.heal()
@@ -285,10 +285,10 @@ def test_what_waits_to_be_installed_is_bounded_in_bytes(monkeypatch: pytest.Monk
 
     cluster.on_post = measure
     cluster.run(6_000_000)
-    assert 0 < held <= 100_000
+    assert 0 < held <= 50_000
     cluster.lose = lambda source, to, message: False
     cluster.settle(limit_us=20_000_000)
-    assert 0 < held <= 100_000 + transfer.PIECE_BLOCKS * 2500
+    assert 0 < held <= 50_000 + transfer.PIECE_BLOCKS * 2500
 
 
 def test_what_was_fetched_can_be_served() -> None:
