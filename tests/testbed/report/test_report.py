@@ -211,25 +211,23 @@ def test_the_boxes_of_a_phase_say_what_is_not_in_them(run: RunFolder) -> None:
         assert not sent or f"(n = 0, {sent} unanswered)" in drawn["phases"]
 
 
-def test_what_is_written_follows_no_link_of_a_bundle(run: RunFolder, tmp_path: Path) -> None:
-    """Somebody who sends a bundle must not choose what a report of it is written over."""
+def test_a_bundle_chooses_neither_what_is_written_over_nor_what_the_page_runs(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    """Somebody may send it. What is written follows no link of it, and an inventory may name things
+    as it likes."""
     mine = tmp_path / "mine"
     mine.write_text("precious")
     (run.path / ".summary.json.part").symlink_to(mine)
     (run.path / "report.html").symlink_to(mine)
     (run.bundle.path / "junit.xml").symlink_to(mine)
-    rebuild(run.bundle)
-    assert mine.read_text() == "precious"
-    assert not (run.path / "summary.json").is_symlink()
-
-
-def test_names_from_a_bundle_cannot_write_into_the_page(run: RunFolder) -> None:
-    """An inventory may name things as it likes."""
     path = run.bundle.path / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["exclusions"] = {"pi05": "<script>alert(1)</script>"}
     path.write_text(json.dumps(manifest))
     rebuild(run.bundle)
+    assert mine.read_text() == "precious"
+    assert not (run.path / "summary.json").is_symlink()
     page = Page((run.bundle.path / "report.html").read_text())
     assert "script" not in page.tags
     assert "<script>" in page.words
@@ -278,24 +276,25 @@ def test_the_table_on_the_terminal_has_what_people_look_for(run: RunFolder) -> N
 def test_report_rebuilds_and_answers_with_the_verdict(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["report", str(run.bundle.path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["verdict"] == "passed"
-    change(run, "run", lambda found: found[:3])
-    assert cli.main(["report", str(run.bundle.path)]) == 3
-    assert "cut short" in capsys.readouterr().out
-    assert cli.main(["report", "nowhere"]) == 2
-
-
-def test_report_names_the_figures_of_runs_not_those_of_attempts(
-    run: RunFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
+    """Options stand before or after the run: a subcommand beside RUN must not cost that. Figures
+    that it names are those of runs, not those of attempts."""
     old = run.bundle.path / "attempts" / "0000-faults-1" / "plots"
     old.mkdir(parents=True)
     (old / "latency.pdf").write_bytes(b"")
-    assert cli.main(["report", str(run.bundle.path), "--pdf"]) == 0
-    said = capsys.readouterr().err
-    assert f"figures: {run.path}/plots/*.pdf" in said
-    assert "attempts" not in said
+    assert cli.main(["report", "--json", "--pdf", str(run.bundle.path)]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["verdict"] == "passed"
+    assert f"figures: {run.path}/plots/*.pdf" in told.err
+    assert "attempts" not in told.err
+    change(run, "run", lambda found: found[:3])
+    assert cli.main(["report", str(run.bundle.path), "--json"]) == 3
+    told = capsys.readouterr()
+    assert "cut short" in str(json.loads(told.out)["notes"])
+    assert cli.main(["report", "nowhere"]) == 2
+    capsys.readouterr()
+    assert cli.main(["report"]) == 2
+    assert "Missing argument 'RUN'" in capsys.readouterr().err
+    assert cli.main(["report", str(run.bundle.path), "more"]) == 2
 
 
 def test_report_prints_the_schema_of_the_summary(capsys: pytest.CaptureFixture[str]) -> None:
@@ -318,15 +317,3 @@ def test_times_say_how_far_from_the_plan_events_began_and_ended(
     assert crash["applied"] == {"n": 1, "p50_ms": 7.0, "max_ms": 7.0}
     assert crash["healed"] == {"n": 1, "p50_ms": 5.0, "max_ms": 5.0}
     assert (replay["kind"], replay["events"], replay["applied"]["n"]) == ("device.replay", 3, 0)
-
-
-def test_report_takes_options_before_and_after_the_run(
-    run: RunFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A subcommand beside RUN must not cost that."""
-    for words in (["--json", str(run.bundle.path)], [str(run.bundle.path), "--json"]):
-        assert cli.main(["report", *words]) == 0
-        assert json.loads(capsys.readouterr().out)["verdict"] == "passed"
-    assert cli.main(["report"]) == 2
-    assert "Missing argument 'RUN'" in capsys.readouterr().err
-    assert cli.main(["report", str(run.bundle.path), "more"]) == 2

@@ -26,11 +26,6 @@ from tests.testbed.campaign_bundles import campaign_of, rescheduled, summarise
 SIX_PAIRS = {1: 2.0, 2: 3.0, 5: 2.0, 6: 4.0, 9: 2.5, 10: 3.0}  # runs with faults in ABBA order
 
 
-@pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    return Story(tmp_path_factory.mktemp("story"))
-
-
 def figure(summary: Summary, name: str) -> Figure:
     return next(each for each in summary.figures if each.name == name)
 
