@@ -34,8 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 more_seeds = pytest.mark.parametrize(
     "seeds",
-    [range(2), pytest.param(range(2, 20), marks=pytest.mark.soak)],
-    ids=["few", "more"],
+    [range(1), pytest.param(range(1, 20), marks=pytest.mark.soak)],
+    ids=["one", "more"],
 )
 
 
@@ -56,8 +56,8 @@ def _clean_sweep(seeds: range) -> Summary:
     return summary
 
 
-def test_forty_seeds_with_every_fault_break_nothing() -> None:
-    summary = _clean_sweep(range(40))
+def test_twenty_seeds_with_every_fault_break_nothing() -> None:
+    summary = _clean_sweep(range(20))
     # Nothing was proven by standing still.
     assert summary.requests > 200
     assert summary.view_changes > 40
@@ -68,7 +68,7 @@ def test_forty_seeds_with_every_fault_break_nothing() -> None:
 
 @pytest.mark.soak
 def test_five_thousand_seeds_with_every_fault_break_nothing() -> None:
-    _clean_sweep(range(40, 5_040))
+    _clean_sweep(range(20, 5_020))
 
 
 @pytest.mark.parametrize("replicas", [5, 6, 7, 10])
@@ -107,22 +107,22 @@ def test_f_plus_one_conspirators_are_reported_as_a_fork() -> None:
 _TRACES = """
 from testbed.simulate.draw import Options, draw
 from testbed.simulate.world import run
-print([run(draw(Options(), seed)).trace for seed in range(3)])
+print([run(draw(Options(), seed)).trace for seed in range(2)])
 """
 
 
 def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
     """Sets and dicts must not show: hash seeds differ, traces do not."""
-    traces = set()
-    for hash_seed in ("0", "4242"):
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", _TRACES]
-        done = subprocess.run(
-            command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        traces.add(done.stdout)
-    traces.add(f"{[_seed(seed).trace for seed in range(3)]}\n")
-    assert len(traces) == 1
+    hash_seed = "0" if os.environ.get("PYTHONHASHSEED") != "0" else "4242"
+    done = subprocess.run(
+        [sys.executable, "-c", _TRACES],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{[_seed(seed).trace for seed in range(2)]}\n"
 
 
 def test_a_transcript_changes_nothing_and_lists_the_messages() -> None:
@@ -136,7 +136,7 @@ def test_a_transcript_changes_nothing_and_lists_the_messages() -> None:
 
 
 def test_real_signatures_run_the_same_scenarios() -> None:
-    for seed in range(3):
+    for seed in range(2):
         assert _seed(seed, es256=True).finding is None
 
 
@@ -183,18 +183,18 @@ def test_an_interrupted_sweep_says_where_to_go_on() -> None:
 
 
 def test_a_real_dask_cluster_gives_the_same_outcome() -> None:
-    """Scheduler and two worker processes on loopback; they behave as a pool does."""
+    """Scheduler and a worker process on loopback; they behave as a pool does."""
     distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     options = Options()
     with ThreadPoolExecutor(1) as threads:
-        here = sweep(options, range(6), threads)
+        here = sweep(options, range(4), threads)
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+            n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
         ) as cluster,
         open_executor(1, cluster.scheduler_address) as executor,
     ):
-        there = sweep(options, range(6), executor)
+        there = sweep(options, range(4), executor)
     here.new_state_at = there.new_state_at = 0  # counts in the order in which outcomes arrive
     assert there.as_json(1.0) == here.as_json(1.0)
 
@@ -273,7 +273,7 @@ def test_a_place_where_nothing_can_be_saved_is_named_before_hours_of_seeds(
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "random"])
 def test_a_strategy_breaks_nothing_and_repeats(strategy: str) -> None:
     options = Options(faults="crash", strategy=strategy)
-    for seed in range(3):
+    for seed in range(2):
         scenario = draw(options, seed)
         assert Scenario.decode(scenario.encode()) == scenario == draw(options, seed)
         outcome = run(scenario)

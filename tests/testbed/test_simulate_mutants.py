@@ -16,6 +16,16 @@ from tests.testbed.mutants.table import MUTANTS, Mutant
 
 TABLE = (Path(__file__).parents[2] / "chain" / "README.md").read_text().splitlines()
 
+SLOW = {  # they stop a network; its simulation then goes on until it has waited long enough
+    "certificates-left-out-of-view-change",
+    "checkpoint-proof-unchecked",
+    "checkpoint-with-one-vote",
+    "epoch-before-its-checkpoint-is-stable",
+    "epoch-one-checkpoint-early",
+    "no-joining-of-f+1",
+    "orders-batches-that-nobody-has",
+    "timer-never-doubled",
+}
 by_name = pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
 
 
@@ -25,7 +35,13 @@ def test_a_mutant_still_fits_the_source(mutant: Mutant) -> None:
     fits(mutant)
 
 
-@by_name
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        pytest.param(each, id=each.name, marks=pytest.mark.soak if each.name in SLOW else [])
+        for each in MUTANTS
+    ],
+)
 def test_a_mutant_is_killed_by_its_seed_and_the_clean_build_is_not(mutant: Mutant) -> None:
     """If the core has changed, `make mutants ARGS="--search --only NAME"` finds another seed."""
     seed = range(mutant.known, mutant.known + 1)
@@ -44,4 +60,6 @@ def test_a_stale_mutant_is_refused() -> None:
 
 
 def test_there_are_enough_and_their_names_differ() -> None:
-    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 15
+    names = {mutant.name for mutant in MUTANTS}
+    assert len(names) == len(MUTANTS) >= 15
+    assert names > SLOW
