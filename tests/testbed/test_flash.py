@@ -87,21 +87,21 @@ def test_a_flash_that_fails_leaves_the_old_key_and_no_other(plugged: PluggedBoar
     assert "image" not in host.run(["ls", "th01"]).stdout
 
 
-@pytest.mark.parametrize(("step", "still"), [("interrupting", True), ("restarting", False)])
 def test_a_board_counts_as_flashed_until_it_is_changed_and_again_when_it_was_proved(
-    plugged: PluggedBoard, step: str, still: bool
+    plugged: PluggedBoard,
 ) -> None:
     """Ctrl-C after copying: the board has a key that the host does not, and doctor must say so."""
     place, host = plugged.place, plugged.place.host
     flash(place, lambda _: None)
+    for step, still in (("interrupting", True), ("restarting", False)):
 
-    def interrupt(now: str) -> None:
-        if now == step:
-            raise KeyboardInterrupt
+        def interrupt(now: str, step: str = step) -> None:
+            if now == step:
+                raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        flash(place, interrupt)
-    assert ("flashed.json" in host.run(["ls", "th01"]).stdout.split()) is still
+        with pytest.raises(KeyboardInterrupt):
+            flash(place, interrupt)
+        assert ("flashed.json" in host.run(["ls", "th01"]).stdout.split()) is still
     flash(place, lambda _: None)
     assert "flashed.json" in host.run(["ls", "th01"]).stdout.split()
 

@@ -34,8 +34,11 @@ boards:
 CAMPAIGN = """
 campaign: links
 workload:
-  {kind: enrol+data, rate: 4/s, arrivals: uniform, timeout: 5s, shape: {
-    kind: bursts, in: fault, to: 12/s, for: 19s, every: 40s}} # lines need data to spoil
+  kind: enrol+data
+  rate: 4/s
+  arrivals: uniform
+  timeout: 5s
+  shape: {kind: bursts, in: fault, to: 12/s, for: 19s, every: 40s} # lines need data to spoil
 phases: {warmup: 4s, fault: 40s, recovery: 1s}
 faults:
   # All at once, on links of their own; orders to one process add up.
