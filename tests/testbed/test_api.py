@@ -25,9 +25,17 @@ from testbed.provision.targets import metrics_targets
 from tests.testbed.bundles import Story
 from tests.testbed.hosts_support import free_ports
 from tests.testbed.labs import SMALL_LAB
+from tests.testbed.test_replace import heights_of
 
 README = Path(__file__).parents[2] / "README.md"
 DASHBOARD = Path(testbed.__file__).parent / "monitoring" / "dashboard.json"
+
+
+# With a checkpoint every few blocks: a change of members waits for the next one.
+LAB = (
+    SMALL_LAB.replace("  gw1:", "  spare1: {connection: local, roles: [spare]}\n  gw1:")
+    + "chain: {checkpoint_interval: 8, window: 8}\n"
+)
 
 
 def blocks() -> list[str]:
@@ -67,28 +75,14 @@ def test_the_readmes_script_runs(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("lab") / "lab.yaml"
-    path.write_text(f"{SMALL_LAB}metrics: {{port: {free_ports()}}}\n")
+    path.write_text(f"{LAB}metrics: {{port: {free_ports()}}}\n")
     return path
 
 
 @pytest.fixture(scope="module")
 def bench(inventory: Path) -> Iterator[RunningTestbed]:
-    with running_testbed(inventory, period="1s") as bench:
+    with running_testbed(inventory, period="500ms") as bench:
         yield bench
-
-
-def test_a_lab_is_looked_at_struck_and_collected(bench: RunningTestbed, tmp_path: Path) -> None:
-    bench.wait_for(lambda: bench.height >= 3)
-    assert bench.primary in bench.processes
-    with bench.inject("byzantine.withhold", on="backup(1)") as seen:
-        assert "lies" in seen.what
-    bench.kill("phones-1")
-    starts = len(started(bench))
-    bench.wait_for(lambda: len(started(bench)) > starts)
-    result = bench.collect(tmp_path)
-    assert result.summary.devices_admitted == len(bench.devices)
-    assert result.table("results").exists()
-    assert result.table("blocks", run=0).exists()
 
 
 def test_the_readmes_tests_pass(bench: RunningTestbed) -> None:
@@ -98,10 +92,6 @@ def test_the_readmes_tests_pass(bench: RunningTestbed) -> None:
     assert len(tests) == 2
     for test in tests:
         test(bench)
-
-
-def started(bench: RunningTestbed) -> list[object]:
-    return [event for event in bench.events("phones-1") if event["event"] == "started"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +183,7 @@ def test_replicas_name_their_peers_as_the_inventory_does(metrics: dict[str, str]
     for text in texts:
         heard = set(re.findall(r'^testbed_frames_heard_total{peer="(\S+?)",', text, re.MULTILINE))
         assert len(heard & {"r1", "r2", "r3", "r4"}) == 3
-        assert heard < {"r1", "r2", "r3", "r4"}
+        assert heard < {"r1", "r2", "r3", "r4", "spare1"}
 
 
 def test_the_dashboard_shows_only_metrics_that_exist(metrics: dict[str, str]) -> None:
@@ -220,3 +210,35 @@ def test_promtool_finds_nothing_wrong(metrics: dict[str, str]) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), role
     config = DASHBOARD.with_name("prometheus.yml")
     subprocess.run([promtool, "check", "config", "--syntax-only", str(config)], check=True)
+
+
+# --- last, as the lab is another one afterwards ---------------------------------------------------
+
+
+def test_a_lab_is_looked_at_struck_and_collected(bench: RunningTestbed, tmp_path: Path) -> None:
+    """At the end its primary is lost, and a spare takes its place."""
+    bench.wait_for(lambda: bench.height >= 3)
+    assert bench.primary in bench.processes
+    with bench.inject("byzantine.withhold", on="backup(1)") as seen:
+        assert "lies" in seen.what
+    bench.kill("phones-2")
+    starts = len(started(bench))
+    bench.wait_for(lambda: len(started(bench)) > starts)
+    lost = bench.primary
+    with bench.inject("replica.replace", on="primary") as seen:
+        assert seen.what.startswith("spare1 decides after ")
+        assert f"{lost} is out after " in seen.what
+    result = bench.collect(tmp_path)
+    assert result.verdict == "passed"
+    assert result.summary.devices_admitted == len(bench.devices)
+    assert result.table("results").exists()
+    assert result.table("blocks", run=0).exists()
+    summary = json.loads((result.path / "summary.json").read_bytes())
+    heights = heights_of(summary["runs"][0]["summary"])
+    assert heights.keys() == {"r1", "r2", "r3", "r4", "spare1"}
+    rest = [height for name, height in heights.items() if name != lost]  # the lab runs meanwhile
+    assert min(rest) > heights[lost], "the lost one had no part in the rest"
+
+
+def started(bench: RunningTestbed) -> list[object]:
+    return [event for event in bench.events("phones-2") if event["event"] == "started"]

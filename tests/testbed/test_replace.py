@@ -1,4 +1,7 @@
-"""`replica.replace`: a lost replica is replaced by a spare, decided by the chain itself."""
+"""`replica.replace`: a lost replica is replaced by a spare, decided by the chain itself.
+
+In a lab that stands: `test_api`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from typing import Any, cast
 import pytest
 
 from inventory.load import load_lab, packaged
-from testbed.api import running_testbed
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.injection import Scene
@@ -24,20 +26,6 @@ workload: {kind: enrol+data, rate: 10/s, arrivals: uniform, timeout: 5s}
 phases: {warmup: 4s, fault: 28s, recovery: 2s}
 faults: [{id: replace, at: 1s, for: 26s, do: replica.replace, on: primary}]
 expect: {liveness: {first_commit_after_heal: 15s}}
-"""
-# Small, as only the changes of members matter.
-SHORT_EPOCHS = """
-schema: testbed.inventory/1
-lab: short-epochs
-chain: {checkpoint_interval: 8, window: 8}
-hosts:
-  r1: {connection: local, roles: [replica]}
-  r2: {connection: local, roles: [replica]}
-  r3: {connection: local, roles: [replica]}
-  r4: {connection: local, roles: [replica]}
-  spare1: {connection: local, roles: [spare]}
-  gw1: {connection: local, roles: [gateway, broker]}
-  phone: {connection: local, roles: [environment, mobile]}
 """
 
 
@@ -155,23 +143,3 @@ guard: none
     assert found["stuck"]["observed"]
     assert not found["replace"]["observed"]
     assert all(each["held"] for each in summary["properties"])
-
-
-def test_a_lost_primary_is_replaced_by_a_spare_and_all_ledgers_are_collected(
-    tmp_path: Path,
-) -> None:
-    """In a lab that stands, with a checkpoint every few blocks: a change waits for the next one."""
-    lab = tmp_path / "lab.yaml"
-    lab.write_text(SHORT_EPOCHS)
-    with running_testbed(lab, period="200ms") as bench:
-        lost = bench.primary
-        with bench.inject("replica.replace", on="primary") as seen:
-            assert seen.what.startswith("spare1 decides after ")
-            assert f"{lost} is out after " in seen.what
-        result = bench.collect(tmp_path / "runs")
-    assert result.verdict == "passed"
-    summary = json.loads((result.path / "summary.json").read_bytes())
-    heights = heights_of(summary["runs"][0]["summary"])
-    assert heights.keys() == {"r1", "r2", "r3", "r4", "spare1"}
-    rest = [height for name, height in heights.items() if name != lost]  # the lab runs meanwhile
-    assert min(rest) > heights[lost], "the lost one had no part in the rest"
