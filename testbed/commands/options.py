@@ -54,7 +54,8 @@ CheckOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The folder of the result.")
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The bundle is made in this folder; default: runs."),
 ]
 
 
@@ -86,11 +87,13 @@ def figure_kind(path: Path | None, option: str = "--figure") -> str:
 
 def file_kind(path: Path | None, option: str, *kinds: str) -> str:
     """One of `kinds`, from the name of the file; without a file the first. Raises
-    ConfigurationError."""
+    ConfigurationError, also if the folder does not exist: what is drawn may take minutes."""
     kind = path.suffix[1:] if path is not None else kinds[0]
     if kind not in kinds:
         endings = " or ".join(f".{each}" for each in kinds)
         raise ConfigurationError(f"{option} {path}: the name must end with {endings}")
+    if path is not None and not path.parent.is_dir():
+        raise ConfigurationError(f"{option} {path}: there is no folder {path.parent}; make it")
     return kind
 
 

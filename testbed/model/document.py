@@ -38,7 +38,11 @@ def read_document(path: Path, kind: type[_Made], command: str) -> _Made:
                 f"with `{command}`"
             )
         return msgspec.json.decode(data, type=kind)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: cannot read: {error.strerror}; `{command}` makes such a file"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not what `{command}` prints: {error}") from error
 
 

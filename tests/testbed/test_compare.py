@@ -223,10 +223,19 @@ def test_a_file_of_another_kind_is_refused_before_anything_is_read(
     assert f"{option} figure: the name must end with {endings}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["--figure nowhere/a.pdf", "--page nowhere/a.html"])
+def test_a_folder_that_does_not_exist_is_refused_before_anything_is_read(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["compare", "nothing", "nothing", *name.split()]) == 2
+    assert f"{name}: there is no folder nowhere; make it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--figure", "--page"])
 def test_a_place_that_cannot_be_written_is_printed(
     option: str, pair: tuple[Bundle, Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "nowhere" / ("a.svg" if option == "--figure" else "a.html")
+    path = tmp_path / ("a.svg" if option == "--figure" else "a.html")
+    path.mkdir()
     assert cli.main(["compare", *paths(pair), option, str(path)]) == 2
-    assert f"cannot write {path}: No such file" in capsys.readouterr().err
+    assert f"cannot write {path}: Is a directory" in capsys.readouterr().err
