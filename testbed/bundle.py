@@ -309,6 +309,9 @@ def find_bundle(text: str) -> Bundle:
             return _plain(Bundle(path))
         if (above := _bundle_of(path)) is not None:
             raise ConfigurationError(f"{text} is one run of a bundle; name the bundle: {above}")
+    if inside := sorted(Path(text).glob("*/manifest.json")):
+        newest = shlex.quote(str(inside[-1].parent))
+        raise ConfigurationError(f"{text} is a folder of bundles; name one, as {newest}")
     raise ConfigurationError(f"{text}: no bundle there (no manifest.json); see `ls runs`")
 
 

@@ -283,3 +283,14 @@ def test_metadata_and_readme_name_what_there_is(bundle: Bundle) -> None:
     for each in (*summary["properties"], *summary["figures"]):
         assert each["name"] in readme
     assert "testbed run quick-start" in readme
+
+
+def test_a_folder_of_bundles_is_not_a_bundle_and_one_in_it_is_named(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the folder of `--out` is."""
+    place = tmp_path / "my results" / "moved"
+    place.parent.mkdir()
+    bundle.path.rename(place)
+    assert cli.main(["verify-bundle", str(place.parent)]) == 2
+    assert f"is a folder of bundles; name one, as '{place}'" in capsys.readouterr().err
