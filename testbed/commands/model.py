@@ -79,7 +79,10 @@ def group(
 @app.command()
 def consensus(
     replicas: Annotated[
-        str, typer.Option(metavar="N,N..N:STEP", help="Which sizes, as 4,7,10 or 4..100:3.")
+        str,
+        typer.Option(
+            "-n", "--replicas", metavar="N,N..N:STEP", help="Which sizes, as 4,7,10 or 4..100:3."
+        ),
     ] = _REPLICAS_DEFAULT,
     delay_ms: Annotated[
         float | None,

@@ -95,7 +95,7 @@ def test_the_example_of_the_documents_prints_its_figure(capsys: pytest.CaptureFi
         ("group -n 100 -f 10 -k 0", "1 to n"),
         ("group -n ten -f 10", "-n"),
         ("consensus --replicas 3..9", "from 4"),
-        ("consensus --replicas 4..999", "to 256"),
+        ("consensus -n 4..999", "to 256"),
         ("consensus --replicas 9..4", "upwards"),
         ("consensus --replicas 4..9:0", "upwards"),
         ("consensus --replicas all", "use 4,7,10"),
