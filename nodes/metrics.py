@@ -54,7 +54,10 @@ def serving_metrics(
         server = MetricsServer(address, make_wsgi_app(registry))
     except OSError as error:
         where = f"{address.host}:{address.port}"
-        raise Trouble(f"{name}: metrics at {where}: {error.strerror}") from error
+        raise Trouble(
+            f"{name}: metrics at {where}: {error.strerror}; another lab with the same port may "
+            "run here: state another one under `metrics` in the inventory"
+        ) from error
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
     try:

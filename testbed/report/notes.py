@@ -90,7 +90,8 @@ def _injection_notes(
         if fault.aborted:
             yield f"fault {fault.id} was aborted by hand"
         elif not fault.took_place:
-            yield f"fault {fault.id} was not seen to take effect"
+            how = "`testbed campaign kinds` says how it is seen"
+            yield f"fault {fault.id} was not seen to take effect; {how}"
         elif fault.healed_ms is None:
             yield f"fault {fault.id} was not healed"
         elif fault.whole_ms is None:

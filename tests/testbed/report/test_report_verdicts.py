@@ -98,7 +98,9 @@ def test_a_fault_that_was_not_seen_makes_the_run_invalid(run: RunFolder, step: s
 
 def test_a_fault_that_was_looked_for_and_not_seen_is_no_better(run: RunFolder) -> None:
     change(run, "faults", lambda found: [each | {"seen": False} for each in found])
-    assert judged(run).verdict == "invalid"
+    summary = judged(run)
+    assert summary.verdict == "invalid"
+    assert "`testbed campaign kinds` says how" in summary.notes[0]
 
 
 def test_a_target_that_did_not_come_back_is_named(run: RunFolder) -> None:
