@@ -40,6 +40,9 @@ def addresses(lab: Lab) -> Iterator[Mistake]:
                 yield Mistake(where, f"{addr} is no IP address; {fix}")
             elif found is not None and (found.is_unspecified or found.is_multicast):
                 yield Mistake(where, f"{addr} is not of one host; write where others reach it")
+            elif isinstance(found, ipaddress.IPv6Address) and found.is_link_local:
+                fix = "its zone differs from machine to machine; write another one or a name"
+                yield Mistake(where, f"{addr} is a link-local address, and {fix}")
         if isinstance(host.meter, ShellyMeter) and _is_misspelt(host.meter.addr):
             yield Mistake(
                 ("hosts", name, "meter", "addr"),
@@ -89,9 +92,10 @@ def _answering(lab: Lab) -> int:
 
 def _ip(addr: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(addr)
+        found = ipaddress.ip_address(addr)
     except ValueError:
         return None
+    return getattr(found, "ipv4_mapped", None) or found  # ::ffff:10.0.0.1 is 10.0.0.1
 
 
 def _is_misspelt(addr: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from inventory.addresses import normal
 from inventory.model import Lab
 from testbed.provision.configs import metrics_address
 from testbed.provision.layout import layout
@@ -29,7 +30,7 @@ def metrics_targets(lab: Lab) -> list[Target]:
     for node in nodes:
         at = metrics_address(node, nodes, lab)
         if at is not None:
-            host = lab.login_address(node.host) if at.host in _ANYWHERE else at.host
+            host = lab.login_address(node.host) if normal(at.host) in _ANYWHERE else at.host
             host = f"[{host}]" if ":" in host else host
             labels = {"lab": lab.lab, "host": node.host, "role": node.role}
             targets.append(Target(node.name, f"{host}:{at.port}", labels))

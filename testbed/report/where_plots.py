@@ -17,7 +17,6 @@ from matplotlib.ticker import MaxNLocator
 from gateway.hops import Hop
 from testbed.report.style import COLOURS, GREY, figure
 from testbed.report.where import Row, Where
-from testbed.traces.paths import REPLICA_PATH
 
 __all__ = ["block_figure", "way_figure"]
 
@@ -99,10 +98,10 @@ def block_figure(where: Where, mark: str | None) -> Figure:
     longest_ms = 0.0
     for number, bar in enumerate(bars):
         at_ms = 0.0
-        for hop in REPLICA_PATH:
+        for hop, colour in BLOCK_COLOURS.items():
             if values := took[bar].get(hop):
                 width_ms = median(values)
-                axes.barh(number, width_ms, left=at_ms, height=0.6, color=BLOCK_COLOURS[hop])
+                axes.barh(number, width_ms, left=at_ms, height=0.6, color=colour)
                 at_ms += width_ms
         longest_ms = max(longest_ms, at_ms)
         axes.annotate(

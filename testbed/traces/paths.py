@@ -150,7 +150,7 @@ def read_traces(paths: Iterable[Path]) -> Traces:
             every = max(every or 1, life.every)
             _sort(path.stem, life, requests, blocks)
         if dropped := sum(life.dropped for life in lives):
-            problems.append(f"{path.stem}: {dropped} records of its trace were left out")
+            problems.append(f"{path.stem}: {dropped} records, for which there was no room")
     return Traces(
         every=every,
         problems=tuple(problems),

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from gateway.hops import Hop
+from gateway.hops import REQUEST_HOPS, Hop
 from nodes.trace_file import MAGIC, RECORD, TRACE_BYTES_MAX, Mark
 
 __all__ = ["Life", "Passed", "TraceError", "parse_trace", "read_trace"]
@@ -20,6 +20,7 @@ __all__ = ["Life", "Passed", "TraceError", "parse_trace", "read_trace"]
 _HOPS: Final = {int(hop): hop for hop in Hop}
 LIVES_MAX = 1024  # starts of one process in one run
 _TIME_NS_MAX = 2**62
+_HEIGHT_MAX = 2**62
 _WORD_BYTES = 8
 
 
@@ -64,7 +65,8 @@ def read_trace(path: Path) -> list[Life]:
 def parse_trace(data: bytes, name: str) -> list[Life]:
     """`name` is for errors. Raises TraceError."""
     if data[: len(MAGIC)] != MAGIC:
-        raise TraceError(f"{name}: not a trace of this version (it does not begin with {MAGIC!r})")
+        begins = MAGIC.rstrip(b"\0").decode()
+        raise TraceError(f"{name}: not a trace of this version (it does not begin with {begins!r})")
     lives: list[Life] = []
     whole = data[len(MAGIC) : len(data) - len(data) % RECORD.size]
     for number, record in enumerate(RECORD.iter_unpack(whole), 1):
@@ -98,6 +100,8 @@ def _passed(record: tuple[int, int, int, int, int], place: str) -> Passed:
     if hop is None:
         raise TraceError(f"{place}: there is no hop {what}")
     _check_time(at_ns, place)
+    if hop not in REQUEST_HOPS and key > _HEIGHT_MAX:
+        raise TraceError(f"{place}: {key} is no height")
     return Passed(hop, key, at_ns, view, epoch)
 
 

@@ -16,9 +16,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.hops import Hop
 from inventory.load import packaged
 from nodes.ports import Stored
 from nodes.replica.sqlite_store import SqliteStore
+from nodes.trace_file import MAGIC, RECORD, Mark
 from testbed import cli
 from testbed.bundle import Bundle, RunFolder, find_bundle
 from testbed.origin import is_ours, mark
@@ -410,3 +412,18 @@ def test_runs_that_were_not_planned_are_not_judged(
     assert cli.main(["report", str(run.bundle.path)]) == 2
     said = capsys.readouterr().err
     assert ("have different runs" if where == "manifest" else "do not fit") in said
+
+
+@pytest.mark.parametrize(
+    ("height", "said"), [(2**64 - 1, f"{2**64 - 1} is no height"), (50, ""), (2**62, "")]
+)
+def test_a_report_is_made_whatever_a_lying_host_says_in_its_trace(
+    run: RunFolder, height: int, said: str
+) -> None:
+    """Here a replica is primary and backup of one block."""
+    start = RECORD.pack(Mark.START, 0, 0, 1, 1)
+    hops = (RECORD.pack(hop, 2**16 - 1, 2**32 - 1, 2**62, height) for hop in Hop)
+    run.write("raw/trace/r1.bin", MAGIC + start + b"".join(hops))
+    assert cli.main(["report", str(run.bundle.path)]) == 0
+    notes = [each for each in run.read_json("summary.json")["notes"] if "traces" in each]
+    assert [said in each for each in notes] == [True] * bool(said)

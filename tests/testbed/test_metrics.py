@@ -64,6 +64,16 @@ def test_an_ipv6_address_stands_in_brackets_before_its_port(tmp_path: Path) -> N
     assert metrics_targets(load_lab(path))[0].address == "[::1]:9100"
 
 
+@pytest.mark.parametrize("listen", ["0.0.0.0", "::", "0:0:0:0:0:0:0:0", "::ffff:0.0.0.0"])
+def test_where_a_process_listens_on_all_addresses_it_is_asked_at_its_own(
+    tmp_path: Path, listen: str
+) -> None:
+    path = tmp_path / "lab.yaml"
+    text = packaged("loopback").read_text()
+    path.write_text(f'{text}metrics: {{port: 9100, listen: "{listen}"}}\n')
+    assert metrics_targets(load_lab(path))[0].address == "127.0.0.1:9100"
+
+
 def test_every_process_of_the_baseline_has_a_port_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
