@@ -228,6 +228,7 @@ def test_a_lab_is_looked_at_struck_and_collected(bench: RunningTestbed, tmp_path
     with bench.inject("replica.replace", on="primary") as seen:
         assert seen.what.startswith("spare1 decides after ")
         assert f"{lost} is out after " in seen.what
+        assert seen.read_back["epoch"] == 2, "two changes: one in, one out"
     result = bench.collect(tmp_path)
     assert result.verdict == "passed"
     assert result.summary.devices_admitted == len(bench.devices)
