@@ -283,7 +283,7 @@ async def test_a_start_reads_as_many_blocks_whatever_the_age_of_the_ledger(
     tmp_path: Path, read: list[int]
 ) -> None:
     lab = Lab(tmp_path)
-    for blocks in (20, 400):
+    for blocks in (20, 200):
         lab.grow(blocks)
         await lab.starts(read)
         lab.grow(5)
