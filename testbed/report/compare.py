@@ -121,7 +121,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def how(self) -> str:
         """How `figures` were made, in words."""
         if all(each.paired for each in self.figures):
-            return "Medians over runs; ratios pair the runs of the same number (same schedule)."
+            return "Medians over runs; ratios pair runs of one number, which had the same arrivals."
         return "Medians over runs; the schedules differ, so that runs are compared as two groups."
 
 
@@ -224,7 +224,7 @@ def _differences(a: JudgedBundle, b: JudgedBundle) -> Iterator[Difference]:
         "stage": (one.stage, two.stage),
         "seed": (one.seed, two.seed),
         "expectations": (_expectations(a), _expectations(b)),
-        "schedule": (_schedule(a), _schedule(b)),
+        "schedule": _schedules(a.schedule, b.schedule),
         "runs": (len(a.schedule.runs), len(b.schedule.runs)),
         "runs in the figures": (len(a.counted), len(b.counted)),
         "inventory": (one.inventory_sha256[:12], two.inventory_sha256[:12]),
@@ -243,8 +243,11 @@ def _differences(a: JudgedBundle, b: JudgedBundle) -> Iterator[Difference]:
             yield Difference(what=what, a=str(left), b=str(right))
 
 
-def _schedule(result: JudgedBundle) -> str:
-    return result.schedule.what_happens.schedule_hash[:12]
+def _schedules(a: Schedule, b: Schedule) -> tuple[str, str]:
+    """Their hashes, as in the names of bundles; equal if only the expectations differ."""
+    if a.what_happens == b.what_happens:
+        return "", ""
+    return a.schedule_hash[:12], b.schedule_hash[:12]
 
 
 def _expectations(result: JudgedBundle) -> str:

@@ -169,6 +169,7 @@ def test_compare_sets_both_systems_side_by_side(
     printed = capsys.readouterr().out
     assert "(chain)" in printed
     assert "(baseline)" in printed
+    assert "which had the same arrivals" in printed, "the schedules differ"
     assert drawn.read_bytes().startswith(b"<?xml")
     assert cli.main([*argv, "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["comparisons"]

@@ -12,6 +12,7 @@ import pytest
 
 from testbed import cli
 from testbed.bundle import Bundle
+from testbed.campaign.schedule import Schedule
 from testbed.errors import ConfigurationError
 from testbed.report.compare import Comparison, FigurePair
 from testbed.report.compare_plots import beside, draw_beside
@@ -119,6 +120,11 @@ def test_what_was_made_differently_and_what_changed_is_said(
         "schedule",
         "package uvloop",
     }
+    schedule = next(each for each in comparison["differences"] if each["what"] == "schedule")
+    assert [schedule["a"], schedule["b"]] == [
+        Schedule.from_json(each.read("inputs/schedule.json")).schedule_hash[:12]
+        for each in (one, two)
+    ]
     changes = {each["name"]: (each["a"], each["b"]) for each in comparison["changes"]}
     assert changes == {
         "verdict": ("passed", "degraded"),
