@@ -22,6 +22,7 @@ _CROWDED = 0.09  # of the axis: values that are nearer to each other are turned
 # colour, marker and line; 1 if values stand above their points, -1 if below
 _UPPER, _LOWER = (ORANGE, "s--", 1), (BLUE, "o-", -1)
 _ALONE = (BLUE, "o-", 1)
+_FOOT_PT = (2, 12)  # above the foot of an axis: values of the lower curve, and of the upper one
 
 
 class Panel(NamedTuple):
@@ -40,7 +41,8 @@ def panels(
     *,
     top_in: float = TOP_IN,
 ) -> Figure:
-    """Times have a logarithmic axis, all else a linear one."""
+    """Times have a logarithmic axis, all else a linear one. What is 0, or at least 0, has its value
+    at the foot of a logarithmic axis, and no mark."""
     logs = sorted(math.log(x) for x in {*xs})
     nearest = min((b - a for a, b in pairwise(logs)), default=0.0)
     rotation = 90 if nearest < _CROWDED * (logs[-1] - logs[0]) else 0
@@ -54,6 +56,8 @@ def panels(
         logarithmic = unit == "ms"
         if logarithmic:
             axes.set_yscale("log")
+            if not any(each.value for values in curves.values() for each in values):
+                axes.set_ylim(1, 10)  # any: nothing stands on it
         looks = (_LOWER, _UPPER) if len(curves) > 1 else (_ALONE,)
         for (name, values), look in zip(curves.items(), looks, strict=True):
             axes.plot([], [], look[1], color=look[0], markersize=4, label=name)
@@ -79,18 +83,24 @@ def _curve(
     rotation: int,
 ) -> None:
     colour, line, side = look
-    axes.plot(xs, [each.value or 0 for each in values], line, color=colour, markersize=4)
+    is_log = axes.get_yscale() == "log"
+    nothing = math.nan if is_log else 0.0
+    shown = [each.value or nothing for each in values]
+    axes.plot(xs, shown, line, color=colour, markersize=4)
     for x, each in zip(xs, values, strict=True):
         ends = interval(each)
         axes.plot([x, x], ends, color=colour, linewidth=0.8)
+        is_at_foot = is_log and not ends[side > 0]
+        above_pt = _FOOT_PT[side > 0] if is_at_foot else 4 * side
         axes.annotate(
             value_in_words(each),
-            (x, ends[side > 0]),
-            xytext=(0, 4 * side),
+            (x, 0 if is_at_foot else ends[side > 0]),
+            xycoords=axes.get_xaxis_transform() if is_at_foot else "data",
+            xytext=(0, above_pt),
             textcoords="offset points",
             fontsize=VALUE_SIZE,
             ha="center",
-            va="bottom" if side > 0 else "top",
+            va="bottom" if above_pt > 0 else "top",
             rotation=rotation,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.3},
         )

@@ -7,6 +7,7 @@ import html
 import re
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from testbed.bundle import Bundle
 from testbed.report.compare import Curve, compare, curves_over_replicas, read_result
 from testbed.report.compare_page import compare_page
 from testbed.report.compare_plots import over_replicas
-from testbed.report.pairing import known, median
+from testbed.report.pairing import between, known, median
 from tests.testbed.browser import Browser, browser, check_page
 from tests.testbed.bundles import Story
 from tests.testbed.campaign_bundles import campaign_of, rescheduled, summarise
@@ -125,6 +126,22 @@ def test_values_over_replicas_do_not_hide_each_other(sizes: tuple[int, ...], spr
     ]
     said = words(lambda: over_replicas([*curves, curve("goodput", "goodput", 1.0)]))
     assert {str(n) for n in sizes} <= set(said)
+
+
+@pytest.mark.parametrize("without", [(4, 7, 10), (7,), (4, 10)])
+@pytest.mark.filterwarnings("error")
+def test_what_was_never_answered_has_its_value_without_a_mark(without: tuple[int, ...]) -> None:
+    """It took at least 0 ms, which stands on no logarithmic axis."""
+
+    def curve(of: str, name: str, scale: float) -> Curve:
+        never, some = median([between(0.0)] * 6), median([known(scale)] * 6)
+        points = tuple((n, never if n in without else some) for n in (4, 7, 10))
+        return Curve(of=of, name=name, unit="ms", arm="faults", points=points)
+
+    curves = [curve("admission", "p50", 5.25), curve("admission", "p99", 75)]
+    said = Counter(words(lambda: over_replicas([*curves, curve("consensus", "p50", 3.125)])))
+    assert said["≥ 0"] == 3 * len(without)
+    assert said["5.25"] == said["75"] == said["3.125"] == 3 - len(without)
 
 
 def test_the_same_results_give_the_same_bytes(
