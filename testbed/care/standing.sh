@@ -19,7 +19,7 @@ tables() {
   fi
   printf '%s\n' "$list" | while read -r _ family name; do
     as_root nft list table "$family" "$name" 2>/dev/null </dev/null |
-      grep -q "^[[:space:]]*comment \"$2\"\$" || continue
+      grep -q "^[[:blank:]]comment \"$2\"\$" || continue
     echo "filter table $family $name"
     [ "$1" != remove ] || as_root nft delete table "$family" "$name" </dev/null
   done

@@ -18,10 +18,10 @@ from gateway.shaping import NO_SHAPE, Shape
 from inventory.entries import Cap
 from inventory.model import Lab
 from testbed.care.dead_man import arm, disarm
-from testbed.care.restore import QDISC_HANDLE
+from testbed.care.restore import QDISC_HANDLE, TABLE_COMMENT
 from testbed.errors import LabFault
 from testbed.fleet import at_once
-from testbed.hosts.port import Host, HostFault, NodeCommand
+from testbed.hosts.port import CommandFailed, Host, HostFault, NodeCommand
 from testbed.links.host_rules import (
     TABLE,
     HostNet,
@@ -158,10 +158,20 @@ class HostLinks(Links):
         return self._addresses[name]
 
     def _argv(self, name: str, verb: str) -> list[str]:
-        return shell(_PROGRAM, verb, self._net(name).data or "-", QDISC_HANDLE, TABLE)
+        device = self._net(name).data or "-"
+        return shell(_PROGRAM, verb, device, QDISC_HANDLE, TABLE, TABLE_COMMENT)
 
     def _call(self, host: Host, verb: str, given: str = "") -> str:
-        return host.run(self._argv(host.name, verb), input=given.encode()).stdout
+        try:
+            return host.run(self._argv(host.name, verb), input=given.encode()).stdout
+        except CommandFailed as failed:
+            raise HostFault(host.name, "link rules", _why(failed.result.stderr)) from failed
+
+
+def _why(said: str) -> str:
+    """Without what sudo only warns of, as that the host's own name does not resolve."""
+    lines = said.strip().splitlines()
+    return "\n".join(line for line in lines if not line.startswith("sudo: ")) or "".join(lines[-1:])
 
 
 def _without_loss(shape: Shape) -> Shape:

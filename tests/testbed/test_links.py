@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,17 +19,26 @@ from testbed.campaign.kinds import kinds
 from testbed.campaign.reach import Reach
 from testbed.campaign.watch import Watch
 from testbed.care.dead_man import armed
-from testbed.care.restore import leftover, restore
+from testbed.care.restore import QDISC_HANDLE, TABLE_COMMENT, leftover, restore
 from testbed.emulate.preflight import kernel_has_netem
 from testbed.errors import LabFault
 from testbed.hosts.ssh import SshHost
 from testbed.links.emulated import EmulatedLinks
-from testbed.links.host_rules import HostNet, filter_script, queue_script, read_filter, read_queue
+from testbed.links.host_rules import (
+    TABLE,
+    HostNet,
+    filter_script,
+    queue_script,
+    read_filter,
+    read_queue,
+)
 from testbed.links.on_host import HostLinks
 from testbed.links.port import Links, Way
+from testbed.programs import shell
 from testbed.provision.deployment import Deployment
-from tests.testbed.emulate_support import emulated, emulation_missing, host
+from tests.testbed.emulate_support import emulated, emulation_missing, host, sudo
 from tests.testbed.hosts_support import eventually
+from tests.testbed.network_support import AS_NOBODY, NEEDS_ROOT, in_a_network
 
 APART = HostNet("eth1", by_interface=True, ssh_port=22)
 SHARED = HostNet("eth0", by_interface=False, ssh_port=2222)
@@ -103,6 +113,77 @@ def test_what_tc_says_of_netem_is_read_as_a_shape() -> None:
     assert read_queue(json.dumps(said), {"10.0.0.1": shape}) == {"10.0.0.1": (shape, 7)}
     assert read_queue("[]", {"10.0.0.1": shape}) == {}
     assert read_filter("{}") == {}
+
+
+# --- the program for hosts ----------------------------------------------------------------------
+
+FOREIGN_TABLES = {
+    "without a comment": ["nft add table inet testbed_links"],
+    "with another comment": [
+        f"nft 'add table inet testbed_links {{ comment \"not {TABLE_COMMENT}\"; }}'"
+    ],
+    "with our comment on its chain": [
+        "nft add table inet testbed_links",
+        f"nft 'add chain inet testbed_links c {{ comment \"{TABLE_COMMENT}\"; }}'",
+    ],
+}
+
+
+def rules(verb: str, device: str = "-") -> str:
+    """The program for hosts as a line of shell."""
+    words = (verb, device, QDISC_HANDLE, TABLE, TABLE_COMMENT)
+    return shlex.join(shell("links/rules.sh", *words))
+
+
+@NEEDS_ROOT
+@pytest.mark.lab
+@pytest.mark.parametrize("verb", ["set", "set nothing", "show", "clear"])
+@pytest.mark.parametrize("foreign", FOREIGN_TABLES.values(), ids=FOREIGN_TABLES)
+def test_a_table_of_our_name_without_our_comment_is_never_changed(
+    foreign: list[str], verb: str
+) -> None:
+    """What would have to change it is refused. What has nothing of ours to remove ends well."""
+    script = filter_script(APART, {"10.0.0.1": 1.0}) if verb == "set" else ""
+    code, said, before, after = in_a_network(
+        *foreign,
+        "before=$(nft list ruleset); code=0",
+        f"said=$({rules(verb.split(maxsplit=1)[0])} 2>&1 <<end\n{script}\n--\nend\n) || code=$?",
+        r'printf "%s\0" "$code" "$said" "$before" "$(nft list ruleset)"',
+    ).split("\0")[:4]
+    assert after == before
+    assert (code, said) == (
+        ("0", "")
+        if verb in ("set nothing", "clear")
+        else ("1", "the filter table inet testbed_links is of somebody else: rename or delete it")
+    )
+
+
+@NEEDS_ROOT
+@pytest.mark.lab
+def test_our_own_table_is_set_shown_replaced_and_cleared() -> None:
+    lines = []
+    for address in ("10.0.0.1", "10.0.0.2"):
+        script = filter_script(APART, {address: 1.0})
+        lines += [f"{rules('set')} <<end\n{script}\n--\nend", rules("show")]
+    said = in_a_network(*lines, rules("clear"), rules("clear"), rules("show")).splitlines()
+    assert [list(read_filter(line)) for line in said[::2]] == [["10.0.0.1"], ["10.0.0.2"], []]
+    assert said[1::2] == ["[]"] * 3
+
+
+@NEEDS_ROOT
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    ("look", "why"),
+    [
+        (shlex.join(AS_NOBODY) + " " + rules("show"), "sudo: "),
+        (rules("show", "eth9"), 'Cannot find device "eth9"'),
+    ],
+    ids=["tables", "disciplines"],
+)
+def test_what_cannot_be_looked_at_does_not_read_as_nothing(look: str, why: str) -> None:
+    said = in_a_network(f"cd /; if said=$({look} 2>&1); then echo went well; fi; echo $said")
+    assert why in said
+    assert "went well" not in said
 
 
 # --- on machines --------------------------------------------------------------------------------
@@ -217,6 +298,22 @@ def test_a_host_clears_its_link_rules_by_itself_and_restore_does(two: TwoHosts) 
         assert leftover(pi02).lines == []
     finally:
         links.clear("forgotten")
+
+
+@pytest.mark.lab
+def test_links_are_not_armed_where_a_table_of_our_name_is_somebody_elses(two: TwoHosts) -> None:
+    pi02 = two.hosts["pi02"]
+    sudo(pi02, "nft add table inet testbed_links")
+    try:
+        with pytest.raises(
+            LabFault,
+            match=r"^pi02: link rules: the filter table inet testbed_links is of somebody else",
+        ):
+            HostLinks(two.deployment).arm("cut", [two.two], after_s=60)
+        assert armed(pi02) == []
+        assert leftover(pi02).lines == []
+    finally:
+        sudo(pi02, "nft delete table inet testbed_links")
 
 
 @pytest.mark.lab

@@ -27,6 +27,7 @@ from testbed.hosts.ssh import SshHost
 from testbed.programs import python, shell
 from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
 from tests.testbed.lab_support import ssh_lab
+from tests.testbed.network_support import AS_NOBODY, NEEDS_ROOT, in_a_network
 
 pytestmark = pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
 
@@ -237,16 +238,6 @@ def test_a_process_that_stands_is_one_line_whatever_its_arguments_say(tmp_path: 
 
 
 STANDING = shell("care/standing.sh", "remove", "/nowhere", TABLE_COMMENT, QDISC_HANDLE)
-NEEDS_ROOT = pytest.mark.skipif(
-    os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "setpriv", "nft", "tc"))),
-    reason="needs root, unshare, setpriv, nft and tc",
-)
-
-
-def in_a_network(*commands: str) -> str:
-    """What shell commands print in a network namespace of their own."""
-    argv = ["unshare", "--net", "--uts", "sh", "-ec", "\n".join(commands)]
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
 @NEEDS_ROOT
@@ -257,6 +248,8 @@ def test_only_rules_with_our_exact_mark_are_removed_and_each_is_named() -> None:
         f"nft 'add table inet ours {{ comment \"{TABLE_COMMENT}\"; }}'",
         "nft add table inet testbed_firewall",
         f"nft 'add table ip other {{ comment \"not {TABLE_COMMENT}\"; }}'",
+        "nft add table ip6 chained",
+        f"nft 'add chain ip6 chained c {{ comment \"{TABLE_COMMENT}\"; }}'",
         "ip link add v1 type veth peer name v2",
         f"tc qdisc add dev v1 root handle {QDISC_HANDLE} pfifo",
         "tc qdisc add dev v2 root handle 7bee: pfifo",
@@ -267,6 +260,7 @@ def test_only_rules_with_our_exact_mark_are_removed_and_each_is_named() -> None:
     assert removed.splitlines() == ["filter table inet ours", "pfifo on v1"]
     assert "testbed_firewall" in left
     assert "ip other" in left
+    assert "ip6 chained" in left
     assert "7bee: dev v2" in left
     assert "ours" not in left
     assert QDISC_HANDLE not in left
@@ -276,8 +270,7 @@ def test_only_rules_with_our_exact_mark_are_removed_and_each_is_named() -> None:
 @pytest.mark.lab
 def test_where_filters_cannot_be_looked_at_a_host_is_not_called_clean() -> None:
     """A login without sudo cannot list tables: what it cannot see may stand there."""
-    as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", *STANDING]
-    said = in_a_network(shlex.join(as_nobody))
+    said = in_a_network(shlex.join([*AS_NOBODY, *STANDING]))
     assert said.startswith("cannot look at filter tables: ")
     assert "sudo" in said
 
@@ -286,13 +279,12 @@ def test_where_filters_cannot_be_looked_at_a_host_is_not_called_clean() -> None:
 @pytest.mark.lab
 def test_why_there_is_no_root_is_said_and_not_what_sudo_warns_of_first() -> None:
     """On a host whose own name does not resolve, sudo warns of that before it says no."""
-    as_nobody = ["setpriv", "--reuid=65534", "--clear-groups"]
     look = ["sh", "-c", f"echo doctor | {shlex.join(python('python3', 'care/on_host.py'))}"]
     found, said = in_a_network(
         "hostname without-a-name",
         "cd /",
-        shlex.join([*as_nobody, *STANDING]),
-        shlex.join([*as_nobody, *look]),
+        shlex.join([*AS_NOBODY, *STANDING]),
+        shlex.join([*AS_NOBODY, *look]),
     ).splitlines()
     assert found == "cannot look at filter tables: sudo: a password is required"
     assert json.loads(said)["sudo_problem"] == "sudo: a password is required"
