@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,11 +42,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def testbed(request: pytest.FixtureRequest) -> Iterator[RunningTestbed]:
     """A lab that runs, with all devices admitted: a `testbed.api.RunningTestbed`."""
-    from testbed.api import running_testbed  # noqa: PLC0415 - most sessions need none
+    from inventory.load import InvalidFile  # noqa: PLC0415 - most sessions need none
+    from testbed.api import running_testbed  # noqa: PLC0415 - see above
+    from testbed.errors import TestbedError  # noqa: PLC0415 - see above
 
     inventory = request.config.getoption("--testbed-inventory")
     if inventory is not None and os.environ.get("PYTEST_XDIST_WORKER"):
         pytest.fail("--testbed-inventory: there is one such lab; run pytest with -n 0")
     period = request.config.getoption("--testbed-period")
-    with running_testbed(inventory, period=period) as bench:
+    with ExitStack() as stack:
+        try:
+            bench = stack.enter_context(running_testbed(inventory, period=period))
+        except (InvalidFile, TestbedError) as error:
+            pytest.fail(str(error), pytrace=False)  # its message says what to do
         yield bench

@@ -64,6 +64,17 @@ def test_one_lab_is_not_shared_by_workers(tmp_path: Path, monkeypatch: pytest.Mo
     assert "run pytest with -n 0" in done.stdout
 
 
+def test_a_lab_that_does_not_come_up_fails_tests_with_the_reason_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    done = pytest_run(tmp_path, "-p", "no:xdist", "--testbed-inventory", "nowhere.yaml")
+    assert done.returncode == 1
+    assert "nowhere.yaml:1:1: cannot read: No such file" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "load.py" not in done.stdout, "where it was raised does not help"
+
+
 @pytest.mark.soak
 def test_the_readmes_script_runs(tmp_path: Path) -> None:
     script = [sys.executable, "-c", blocks()[1]]
