@@ -1,5 +1,4 @@
-"""More than f replicas that lie in a campaign, with real processes: the chain forks. Up to f liars
-break nothing: `test_network_campaign`.
+"""Replicas that lie in a campaign, with real processes: up to f all holds, with f+1 it breaks.
 
 The wrapper is the simulator's. A lie that nobody saw take effect would make these runs invalid.
 """
@@ -28,6 +27,21 @@ hosts:
   env1: {connection: local, roles: [environment]}
   phones: {connection: local, roles: [mobile], mobiles: 1}
 """
+HELD = """
+campaign: liars
+workload: {kind: enrol+data, rate: 4/s, arrivals: uniform, timeout: 5s}
+phases: {warmup: 4s, attack: 21s, recovery: 1s}
+faults:
+  - {id: silent, at: 0s, for: 4s, do: byzantine.silent, on: primary}
+  - {id: two-faced, at: 4500ms, for: 4s, do: byzantine.equivocate, on: primary}
+  - {id: forger, at: 9s, for: 4s, do: byzantine.bad-signature, on: backup(1)}
+  - {id: liar, at: 13s, for: 2s, do: byzantine.false-seal, on: backup(1)}
+  # One key in two processes: they take links from each other, and cost no more than one liar.
+  - {id: twins, at: 15500ms, for: 5s, do: byzantine.twins, on: replica(3)}
+expect:
+  safety: [agreement, validity, exactly-once, no-unauthorised-commit]
+  liveness: {first_commit_after_heal: 10s}
+"""
 FORK = find_campaign("beyond-the-bound").read_text()
 
 
@@ -46,6 +60,22 @@ def run(
 
 def broken(summary: dict[str, Any]) -> dict[str, str]:
     return {each["name"]: each["detail"] for each in summary["properties"] if not each["held"]}
+
+
+def test_one_liar_after_the_other_breaks_nothing_and_each_is_seen_and_healed(
+    tmp_path: Path,
+) -> None:
+    ended, summary = run(tmp_path, HELD)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert summary["verdict"] == "passed"
+    assert summary["devices_admitted"] == summary["devices_expected"] == 2
+    assert summary["data_records"] > 20
+    assert summary["view_changes"] >= 2
+    (of_run,) = [row["summary"] for row in summary["runs"]]
+    steps = [(each["applied"], each["observed"], each["healed"]) for each in of_run["faults"]]
+    assert steps == [(True, True, True)] * 5
+    assert all(each["whole_ms"] is not None for each in of_run["faults"])
+    assert broken(summary) == {}
 
 
 @pytest.mark.soak

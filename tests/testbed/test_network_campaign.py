@@ -1,8 +1,7 @@
-"""Every fault of links, serial lines, boards, relays, gateway and broker, and then replicas that
-lie, in one run of real processes.
+"""Every fault of links, serial lines, boards, relays, gateway and broker in one run of real
+processes.
 
-Each is seen by somebody else than who injects it, each is undone, and nothing breaks. More than f
-liars: `test_byzantine_campaign`.
+Each is seen by somebody else than who injects it, each is undone, and nothing breaks.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from testbed.campaign.selectors import is_symbolic
 from testbed.errors import ConfigurationError
 from testbed.faults.partitions import apart, cut_off, cut_ways
 from testbed.systems.chain import CHAIN
-from tests.testbed.test_byzantine_campaign import LAB, broken, run
+from tests.testbed.test_byzantine_campaign import LAB, run
 
 FOUR_BOARDS = (
     LAB
@@ -33,13 +32,8 @@ boards:
 )
 CAMPAIGN = """
 campaign: links
-workload:
-  kind: enrol+data
-  rate: 4/s
-  arrivals: uniform
-  timeout: 5s
-  shape: {kind: bursts, in: fault, to: 12/s, for: 19s, every: 40s} # lines need data to spoil
-phases: {warmup: 4s, fault: 40s, recovery: 1s}
+workload: {kind: enrol+data, rate: 12/s, arrivals: uniform, timeout: 5s}
+phases: {warmup: 4s, fault: 19s, recovery: 2s}
 faults:
   # All at once, on links of their own; orders to one process add up.
   - {id: delay, at: 0s, for: 3s, do: net.delay, from: backup(1), to: backup(2), by: 50ms}
@@ -64,13 +58,6 @@ faults:
   - {id: late, at: 5200ms, for: 2400ms, do: relay.delay, by: 200ms}
   - {id: destroy, at: 8s, for: 2s, do: gateway.destroy}
   - {id: broker, at: 12s, for: 3s, do: broker.kill}
-  # One liar after the other.
-  - {id: silent, at: 19s, for: 4s, do: byzantine.silent, on: primary}
-  - {id: two-faced, at: 23500ms, for: 4s, do: byzantine.equivocate, on: primary}
-  - {id: forger, at: 28s, for: 4s, do: byzantine.bad-signature, on: backup(1)}
-  - {id: liar, at: 32s, for: 2s, do: byzantine.false-seal, on: backup(1)}
-  # One key in two processes: they take links from each other, and cost no more than one liar.
-  - {id: twins, at: 34500ms, for: 5s, do: byzantine.twins, on: replica(3)}
 expect:
   safety: [agreement, validity, exactly-once, no-unauthorised-commit]
   liveness: {first_commit_after_heal: 10s}
@@ -81,16 +68,13 @@ def test_each_is_seen_undone_and_whole_and_nothing_breaks(tmp_path: Path) -> Non
     ended, summary = run(tmp_path, CAMPAIGN, FOUR_BOARDS)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert summary["verdict"] == "passed"
-    assert summary["devices_admitted"] == summary["devices_expected"] == 2
-    assert summary["data_records"] > 20
-    assert summary["view_changes"] >= 3
-    assert broken(summary) == {}
+    assert summary["view_changes"] >= 1
     (of_run,) = [row["summary"] for row in summary["runs"]]
     assert {each["kind"] for each in of_run["faults"]} >= {
         name for name in kinds() if name.startswith("net.")
     }
     steps = [(each["applied"], each["observed"], each["healed"]) for each in of_run["faults"]]
-    assert steps == [(True, True, True)] * 25
+    assert steps == [(True, True, True)] * 20
     assert all(each["whole_ms"] is not None for each in of_run["faults"])
     seen = read_back(tmp_path)
     assert seen["noise"]["th01"] > 0, "bytes were spoilt"

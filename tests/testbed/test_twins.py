@@ -1,4 +1,4 @@
-"""`byzantine.twins` where it cannot be done. What it does: `test_network_campaign`."""
+"""`byzantine.twins` where it cannot be done. What it does: `test_byzantine_campaign`."""
 
 from __future__ import annotations
 
