@@ -11,6 +11,7 @@ machine. Under pytest-xdist each worker has a lab of its own on this machine.
 from __future__ import annotations
 
 import os
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -34,9 +35,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--testbed-period",
         metavar="DURATION",
+        type=_period,
         default="1s",
         help="How often each device of the fixture `testbed` sends a reading.",
     )
+
+
+def _period(text: str) -> str:
+    """The duration as it is. Raises ArgumentTypeError, so that pytest names the option."""
+    from inventory.duration import duration_ms  # noqa: PLC0415 - most sessions need none
+
+    try:
+        duration_ms(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
+    return text
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,12 @@ def test_a_lab_that_does_not_come_up_fails_tests_with_the_reason_alone(
     assert "load.py" not in done.stdout, "where it was raised does not help"
 
 
+def test_a_strange_period_is_refused_as_an_option(tmp_path: Path) -> None:
+    done = pytest_run(tmp_path, "-p", "no:xdist", "--testbed-period", "abc")
+    assert done.returncode == 4
+    assert "argument --testbed-period: " in done.stderr
+
+
 @pytest.mark.soak
 def test_the_readmes_script_runs(tmp_path: Path) -> None:
     script = [sys.executable, "-c", blocks()[1]]

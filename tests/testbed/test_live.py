@@ -85,6 +85,14 @@ def test_seven_replicas_fit_a_terminal_of_80_by_24() -> None:
     assert not [line for line in lines if line.endswith("…")]  # nothing is cut off
 
 
+def test_a_board_has_no_count_of_its_own() -> None:
+    board = DeviceNow("th01", "connected", 0, None, owner=False)
+    shown = live(devices=1)
+    shown = msgspec.structs.replace(shown, devices=(*shown.devices, board))
+    (row,) = (line for line in plain(shown, 80, 40) if line.startswith("th01"))
+    assert row.split() == ["th01", "connected"]
+
+
 def test_while_a_lab_is_set_up_only_that_is_said() -> None:
     setting_up = Live(campaign="", step="starting 4 x replica")
     assert plain(setting_up, 80, 24) == ["starting 4 x replica"]
