@@ -35,14 +35,12 @@ def describe(bundle: Bundle, summary: Summary) -> None:
 def seal(bundle: Bundle, *, measured: bool) -> None:
     """Write the sums of all files. The sums of measured files are written again only with
     `measured`: something was measured since then. Otherwise they stay, also of files that are
-    lost."""
+    lost, and none is written of what was added."""
     before = {} if measured else read_sums(bundle)
-    kept = {name: value for name, value in before.items() if not is_derived(name)}
-    sums = {
-        name: kept.get(name) or digest(bundle.path / name)
-        for name in sorted({*files(bundle), *kept})
-    }
-    bundle.write(SUMS, "".join(f"{value}  {name}\n" for name, value in sums.items()))
+    sums = {name: value for name, value in before.items() if not is_derived(name)}
+    new = (name for name in files(bundle) if not before or is_derived(name))
+    sums |= {name: digest(bundle.path / name) for name in new}
+    bundle.write(SUMS, "".join(f"{value}  {name}\n" for name, value in sorted(sums.items())))
 
 
 def files(bundle: Bundle) -> list[str]:

@@ -150,13 +150,16 @@ def read_result(bundle: Bundle) -> JudgedBundle:
 def compare(a: JudgedBundle, b: JudgedBundle) -> Comparison:
     """Compares b with a."""
     obstacles = tuple(_obstacles(a, b))
+    figures = () if obstacles else tuple(_figures(a, b))
+    if not figures and not obstacles:
+        obstacles = ("no figure has a value in both results",)
     return Comparison(
         a=a.bundle.name,
         b=b.bundle.name,
         obstacles=obstacles,
         differences=tuple(_differences(a, b)),
         changes=tuple(each for each in _verdicts(a, b) if each.a != each.b),
-        figures=() if obstacles else tuple(_figures(a, b)),
+        figures=figures,
         systems=(a.schedule.system, b.schedule.system),
         verdicts=() if a.schedule.system == b.schedule.system else tuple(_verdicts(a, b)),
         loopback="loopback" in (a.manifest.stage, b.manifest.stage),

@@ -15,6 +15,7 @@ from inventory.load import load_lab, packaged
 from testbed.checks.evidence import Evidence
 from testbed.errors import LabFault
 from testbed.hosts.port import UnitState
+from testbed.report.archive import seal
 from testbed.soak.disk import lacking
 from testbed.soak.disturb import Disturber
 from testbed.soak.draw import draw
@@ -101,6 +102,7 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
         problems=tuple(problems),
     )
     bundle.write_json("soak.json", msgspec.to_builtins(result))
+    seal(bundle, measured=True)
     return result
 
 

@@ -112,6 +112,13 @@ def test_a_report_made_again_does_not_hide_a_changed_raw_file(bundle: Bundle) ->
     assert list(verify_bundle(bundle)) == ["run/0000-faults/raw/gateway.jsonl was changed"]
 
 
+@pytest.mark.parametrize("name", ["run/0000-faults/raw/x.jsonl", "attempts/0000-faults-1/x"])
+def test_nor_an_added_one(bundle: Bundle, name: str) -> None:
+    bundle.write(name, "{}\n")
+    rebuild(bundle)
+    assert list(verify_bundle(bundle)) == [f"{name} was added"]
+
+
 def test_the_command_says_so_with_its_exit_code(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,19 @@ def test_every_point_has_its_value_beside_it_and_none_hides_another(
     said = words(lambda: beside(found))
     shown = [value_in_words(each) for pair in found.figures for each in (pair.a, pair.b)]
     assert not Counter(each for each in shown if each != "0") - Counter(said)
+
+
+def test_results_without_a_figure_in_common_say_so(
+    pair: tuple[Bundle, Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one no run with faults counts, in the other none without."""
+    copies = [Bundle(Path(shutil.copytree(each.path, tmp_path / each.name))) for each in pair]
+    for bundle, arm in zip(copies, ("faults", "baseline"), strict=True):
+        for entry in bundle.manifest.runs:
+            if entry.arm == arm:
+                bundle.update(entry.index, state="failed", reason="power")
+    assert cli.main(["compare", *(str(each.path) for each in copies)]) == 0
+    assert "no figure has a value in both results" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

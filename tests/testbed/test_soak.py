@@ -163,6 +163,7 @@ def test_a_short_soak_is_clean_and_leaves_nothing_behind(tmp_path: Path) -> None
     assert json.loads((Path(said["bundle"]) / "soak.json").read_text()) == said
     verify = subprocess.run([*argv, "ledger", "verify", said["bundle"]], check=False)
     assert verify.returncode == 0
+    assert subprocess.run([*argv, "verify-bundle", said["bundle"]], check=False).returncode == 0
 
 
 @pytest.mark.soak
