@@ -27,7 +27,7 @@ from testbed.care.conditions import (
 )
 from testbed.care.dead_man import Armed, wake
 from testbed.fleet import Step
-from testbed.hosts.port import NO_SYSTEMD, NO_SYSTEMD_FIX, Host
+from testbed.hosts.port import NO_ROOT_FIX, NO_SYSTEMD, NO_SYSTEMD_FIX, Host
 from testbed.provision.install import DISK_FREE_MIN_MB
 from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
@@ -256,8 +256,8 @@ def _network(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
             fix = f"sudo apt-get install {package}"
             yield Finding(cap, "failed", f"no {tool}", fix, on_host=True)
         elif seen.sudo_problem:
-            fix = "let the login use sudo without a password and a terminal, or log in as root"
-            yield Finding(cap, "failed", f"{tool} needs root: {seen.sudo_problem}", fix)
+            says = f"{tool} needs root: {seen.sudo_problem}"
+            yield Finding(cap, "failed", says, NO_ROOT_FIX)
         elif cap == "netem" and not seen.netem:
             fix = "remove netem from caps, or install the kernel's sch_netem module"
             yield Finding(cap, "failed", "this kernel has no netem", fix)

@@ -14,7 +14,7 @@ from testbed.care.restore import leftover, restore
 from testbed.errors import LabFault, RestoreIncompleteError
 from testbed.fleet import at_once
 from testbed.hosts.local import LocalHost
-from testbed.hosts.port import Host
+from testbed.hosts.port import NO_ROOT_FIX, Host
 
 __all__ = ["assert_clean", "clean_up", "unclean"]
 
@@ -24,23 +24,25 @@ _RESTORE = "testbed restore -i FILE"
 def assert_clean(hosts: Mapping[str, Host]) -> None:
     """Raises LabFault that names each host and what was left on it."""
     if found := unclean(hosts):
-        raise LabFault("\n".join([*found, f"  fix: {_RESTORE}"]))
+        raise LabFault(found)
 
 
-def unclean(hosts: Mapping[str, Host]) -> list[str]:
-    """What was left of ours on hosts, one line for each."""
+def unclean(hosts: Mapping[str, Host]) -> str:
+    """What was left of ours on each host, and what fixes that; "" if nothing was left."""
 
-    def look(name: str) -> str:
-        host = hosts[name]
+    def look(name: str) -> tuple[str, str]:
+        host, fix = hosts[name], _RESTORE
         if isinstance(host, LocalHost):
             waiting = [f"armed {one.name}" for one in armed(host)]
             left = "; ".join([*waiting, *(f"unit {unit}" for unit in host.units())])
         else:
             found = leftover(host)
             left = found.brief if found.lines else ""
-        return f"{name} is not clean: {left}" if left else ""
+            fix = NO_ROOT_FIX if found.needs_root else _RESTORE
+        return (f"{name} is not clean: {left}", f"  fix: {fix}") if left else ("", "")
 
-    return [line for line in at_once(look, hosts) if line]
+    seen = [both for both in at_once(look, hosts) if all(both)]
+    return "\n".join([*(line for line, _ in seen), *dict.fromkeys(fix for _, fix in seen)])
 
 
 def clean_up(hosts: Mapping[str, Host]) -> None:

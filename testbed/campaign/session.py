@@ -122,7 +122,7 @@ class Session:
                         raise
                     self._progress.note(f"run {entry.index} failed: {fault}")
             if left := unclean(hosts):
-                raise RestoreIncompleteError("\n".join([*left, "  fix: testbed restore -i FILE"]))
+                raise RestoreIncompleteError(left)
 
     def _one(self, entry: RunEntry, hosts: Mapping[str, Host], python: Mapping[str, str]) -> None:
         """Makes one run, from fresh keys to verdict. Its entry in the manifest is correct at all

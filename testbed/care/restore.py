@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from testbed.care.dead_man import Armed, armed, fire
 from testbed.fleet import Step, at_once
-from testbed.hosts.port import Host, HostFault
+from testbed.hosts.port import NO_ROOT_FIX, Host, HostFault
 from testbed.programs import shell
 
 __all__ = [
@@ -61,6 +61,11 @@ class Leftover:
         waiting = [f"armed undo {one.name}, due in {one.left_s} s" for one in self.armed]
         return [*waiting, *(f"unit {name}" for name in self.units), *self.others]
 
+    @property
+    def needs_root(self) -> bool:
+        """Something cannot be looked at, because the login may not become root."""
+        return any(other.startswith(_UNSEEN) and "sudo" in other for other in self.others)
+
 
 def leftover(host: Host) -> Leftover:
     """Look; change nothing."""
@@ -71,7 +76,7 @@ def to_remove(host: Host) -> tuple[str, ...]:
     """What `restore` would remove. Raises LabFault if something cannot be looked at."""
     found = leftover(host)
     if any(other.startswith(_UNSEEN) for other in found.others):
-        raise HostFault(host.name, "restore", "; ".join(found.lines))
+        raise _not_clean(host, found)
     return tuple(found.lines)
 
 
@@ -99,8 +104,13 @@ def restore(host: Host, step: Step) -> tuple[str, ...]:
     step("verifying")
     left = leftover(host)
     if left.lines or problems:
-        raise HostFault(host.name, "restore", "; ".join([*left.lines, *problems]))
+        raise _not_clean(host, left, problems)
     return tuple(found.lines)
+
+
+def _not_clean(host: Host, left: Leftover, problems: Sequence[str] = ()) -> HostFault:
+    fix = NO_ROOT_FIX if left.needs_root else ""
+    return HostFault(host.name, "restore", "; ".join([*left.lines, *problems]), fix)
 
 
 def _stop(host: Host, name: str) -> str:

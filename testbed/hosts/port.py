@@ -31,6 +31,7 @@ __all__ = [
     "GET_BYTES_MAX",
     "LINE_BYTES_MAX",
     "LOG_BYTES_MAX",
+    "NO_ROOT_FIX",
     "NO_SYSTEMD",
     "NO_SYSTEMD_FIX",
     "OUTPUT_BYTES_MAX",
@@ -82,6 +83,8 @@ STABLE_AFTER_S = 1.0
 
 QUICK_DEATHS_MAX = 6
 """After so many deaths in a row, none of them stable, a unit is given up and reads as failed."""
+
+NO_ROOT_FIX = "let the login use sudo without a password and a terminal, or log in as root"
 
 NO_SYSTEMD = "no systemd: nothing there would keep processes running"
 NO_SYSTEMD_FIX = "install a system that has it: Raspberry Pi OS or Debian, 12 or newer"

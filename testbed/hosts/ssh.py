@@ -24,6 +24,7 @@ from testbed.hosts.files import atomic_file, chunks, digest
 from testbed.hosts.port import (
     COMMAND_TIMEOUT_S,
     GET_BYTES_MAX,
+    NO_ROOT_FIX,
     NO_SYSTEMD,
     NO_SYSTEMD_FIX,
     OUTPUT_BYTES_MAX,
@@ -159,8 +160,7 @@ class SshHost(Host):
         if self.facts.uid == 0:
             return tuple(argv)
         if not self.facts.sudo:
-            fix = "give the login sudo without a password there"
-            raise HostFault(self.name, shlex.join(argv), "this needs root", fix)
+            raise HostFault(self.name, shlex.join(argv), "this needs root", NO_ROOT_FIX)
         return ("sudo", "-n", "--", *argv)
 
     def put(

@@ -17,6 +17,7 @@ from testbed.care.clock import ClockReading
 from testbed.care.dead_man import Armed
 from testbed.care.quarantine import blocked
 from testbed.doctor import Condition, Examined, Finding, compare, judge
+from testbed.hosts.port import NO_ROOT_FIX
 from tests.testbed.hosts_support import free_port, ssh_server_missing
 from tests.testbed.lab_support import ssh_lab
 
@@ -83,7 +84,7 @@ def test_a_healthy_host_has_nothing_to_mend(tmp_path: Path) -> None:
         ({"synchronised": False}, "time sync", "warning", "set-ntp"),
         ({"interfaces": ["eth0", "lo"]}, "network", "failed", "net.data"),
         ({"tools": ["tc"]}, "nft", "failed", "apt-get install nftables"),
-        ({"sudo_problem": "sudo: a password is required"}, "netem", "failed", "sudo"),
+        ({"sudo_problem": "sudo: a password is required"}, "netem", "failed", NO_ROOT_FIX),
         ({"sudo_s": 10.2, "name_resolves": False}, "sudo", "warning", "/etc/hosts"),
         ({"unwritable": "Read-only file system"}, "file system", "failed", "card"),
         ({"noexec": True}, "file system", "failed", "noexec"),

@@ -18,11 +18,13 @@ import pytest
 
 from inventory.load import load_lab
 from testbed import cli
+from testbed.campaign.between import assert_clean
 from testbed.care.dead_man import arm, armed, disarm, fire
 from testbed.care.restore import QDISC_HANDLE, TABLE_COMMENT, leftover, restore
+from testbed.errors import LabFault
 from testbed.hosts.local import LocalHost
 from testbed.hosts.opening import ssh_hosts
-from testbed.hosts.port import HostFault, NodeCommand
+from testbed.hosts.port import NO_ROOT_FIX, HostFault, NodeCommand
 from testbed.hosts.ssh import SshHost
 from testbed.programs import python, shell
 from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
@@ -319,6 +321,28 @@ def test_restore_ends_with_6_where_it_could_not_look(
         blind.unlink()
         assert cli.main(["restore", *i]) == 0
         assert "is clean" in capsys.readouterr().out
+
+
+def test_where_sudo_needs_a_password_run_and_restore_name_the_fix_that_doctor_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `run` says must not lead to a `restore` that only says to try it again."""
+    stubs = {"id": "echo 1000", "sudo": "echo 'sudo: a password is required' >&2; exit 1"}
+    for name, text in {**stubs, "nft": "exit 1"}.items():
+        stub = tmp_path / "login" / name
+        stub.parent.mkdir(exist_ok=True)
+        stub.write_text(f"#!/bin/sh\n{text}\n")
+        stub.chmod(0o755)
+    with ssh_lab(tmp_path, path=tmp_path / "login") as lab:
+        for more in ((), ("--check",)):
+            assert cli.main(["restore", "-i", str(lab.inventory), *more]) == 6
+            said = capsys.readouterr().err
+            assert f"sudo: a password is required\n  fix: {NO_ROOT_FIX}\n" in said
+        with (
+            ssh_hosts(load_lab(lab.inventory), ["pi01"]) as hosts,
+            pytest.raises(LabFault, match=rf"^pi01 is not clean: .*\n  fix: {NO_ROOT_FIX}$"),
+        ):
+            assert_clean(hosts)
 
 
 def test_restore_with_check_names_what_it_would_remove_and_leaves_it(
