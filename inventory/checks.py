@@ -51,7 +51,7 @@ def warnings(lab: Lab) -> Iterator[Mistake]:
     if n != 3 * f + 1:
         yield Mistake(
             ("hosts",),
-            f"n = {n} replicas bear f = {f} faults, as {3 * f + 1} would; "
+            f"n = {n} replicas tolerate f = {f} faults, as {3 * f + 1} would; "
             f"add {3 * (f + 1) + 1 - n} for f = {f + 1} or remove {n - 3 * f - 1}",
         )
     if lab.with_role("mobile") and not lab.with_role("environment"):
