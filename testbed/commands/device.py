@@ -31,6 +31,7 @@ from testbed.commands.options import (
     time_option,
 )
 from testbed.errors import ConfigurationError, LabFault
+from testbed.printed import as_typed
 from testbed.standing.newcomer import CONFIG, VOUCHER, run_until_admitted, write_device
 from testbed.standing.operator import Operator
 from testbed.standing.orders import deliver
@@ -60,7 +61,7 @@ def list_devices(inventory: RunningOption = None, as_json: JsonOption = False) -
 
     found, lost = operate(inventory, work)
     if lost:
-        say(lost)
+        say(as_typed(lost))
     if as_json:
         print_json(found)
         return

@@ -21,6 +21,7 @@ from testbed.commands.options import InventoryOption, JsonOption, columns
 from testbed.fleet import Step, exit_code
 from testbed.hosts.opening import limited
 from testbed.hosts.port import Host, UnitState
+from testbed.printed import as_typed
 from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
 from testbed.standing.running_lab import newest_running
@@ -86,7 +87,7 @@ def status(
             typer.echo(f"up: {running.inventory}, process {running.pid}")
             typer.echo(columns([_HEADING, *map(_row, states)]))
             if lost := without_votes(states):
-                typer.echo(lost)
+                typer.echo(as_typed(lost))
             boards = [board for out in outcomes if out.value for board in out.value.boards]
             if boards:
                 typer.echo(board_table(boards))

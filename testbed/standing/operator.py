@@ -418,5 +418,5 @@ async def _deadline(what: str) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise LabFault(
-            f"{what} within {ANSWER_S_MAX:.0f} s: `testbed status` shows what does not run"
+            f"{what} within {ANSWER_S_MAX:.0f} s: `testbed status -i FILE` shows what does not run"
         ) from None

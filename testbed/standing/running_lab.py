@@ -182,7 +182,7 @@ def find_running(inventory: Path | None) -> RunningLab:
     others = "".join(f"\n  one is up: -i {each.inventory}" for each in _all_running())
     raise ConfigurationError(
         f"no lab{f' of {inventory}' if inventory else ''} is up on this machine: "
-        f"start one with `testbed up`{others}"
+        f"start one with `testbed up -i FILE`{others}"
     )
 
 

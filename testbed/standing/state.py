@@ -106,7 +106,7 @@ def without_votes(states: Sequence[NodeState]) -> str:
         return ""
     quorum = Quorum.of(sum(state.role == "replica" for state in states))
     stuck = len(names) > quorum.faulty
-    return lost_ledgers(names, quorum) + ("; end it with `testbed down`" if stuck else "")
+    return lost_ledgers(names, quorum) + ("; end it with `testbed down -i FILE`" if stuck else "")
 
 
 def _number(path: Path, query: str, *values: str) -> int | None:

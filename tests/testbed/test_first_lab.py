@@ -58,6 +58,9 @@ def test_an_operators_morning(home: Path, tmp_path: Path) -> None:
     assert (before["state"], before["port"]) == ("not read", None)
     assert "starts with the lab" in before["why"]
     assert "start one with `testbed up`" in operator.fails(2, "device", "revoke", "x")
+    named = ("-i", str(inventory))
+    starts = f"start one with `testbed up {' '.join(named)}`"
+    assert starts in operator.fails(2, "device", "revoke", "x", *named)
     with operator.lab(inventory) as up:
         assert up["admitted"] == ["pi02-environment", "pi04-1", "pi04-2", "pi04-3"]
         the_example_for_ones_own_tests_runs_as_printed(operator)

@@ -130,7 +130,11 @@ def test_a_chain_that_cannot_go_on_is_reported_and_down_ends_a_lab_whose_process
             os.kill(pid, signal.SIGKILL)
         stuck = "r3 and r4: ledger lost, no votes are sent; 3 of 4 votes are needed: this network"
         eventually(lambda: f"{stuck} cannot go on" in operator.run("status").stdout, 60)
-        assert "cannot go on" in operator.fails(3, "device", "renew", "phone")
+        named = ("-i", str(tmp_path / "small.yaml"))
+        ends = f"cannot go on; end it with `testbed down {' '.join(named)}`"
+        assert ends in operator.run("status", *named).stdout
+        assert ends in operator.run("device", "list", *named).stderr
+        assert ends in operator.fails(3, "device", "renew", "phone", *named)
         assert stuck in operator.run("device", "list").stderr
         eventually(lambda: stuck in (Path(up["home"]) / "up.log").read_text(), 60)
         pids = [each["process"]["pid"] for each in processes(operator).values()]
