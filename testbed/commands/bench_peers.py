@@ -16,7 +16,7 @@ from testbed.bench import consensus
 from testbed.bench.peers import Asked, hosts, measure_bft_smart, settings
 from testbed.bench.view_changes import ViewChanges, measure_view_changes
 from testbed.commands.options import JsonOption, markdown, print_json, say
-from testbed.report.pairing import estimate_in_words
+from testbed.report.pairing import estimate_in_words, plain
 
 __all__ = ["against", "peers", "views"]
 
@@ -125,8 +125,8 @@ def against(
     rows = [
         (
             each.figure,
-            f"{median(each.theirs):,.4g}",
-            f"{median(each.ours):,.4g}",
+            plain(median(each.theirs)),
+            plain(median(each.ours)),
             estimate_in_words(each.ratio),
             each.goal,
         )

@@ -20,7 +20,7 @@ from testbed.commands.options import (
     write_out,
 )
 from testbed.errors import ConfigurationError
-from testbed.report.pairing import value_in_words
+from testbed.report.pairing import plain, value_in_words
 
 if TYPE_CHECKING:
     from testbed.report.compare import Comparison
@@ -131,9 +131,9 @@ def _failures(
         if ratio is None:
             yield f"{called}: cannot be compared"
         elif at_most and (ratio > factor or figures[name].ratio.at_least):
-            yield f"{called}: {ratio:.3g}x, at most {factor:g}x wanted"
+            yield f"{called}: {plain(ratio, 3)}x, at most {factor:g}x wanted"
         elif not at_most and ratio < factor:
-            yield f"{called}: {ratio:.3g}x, at least {factor:g}x wanted"
+            yield f"{called}: {plain(ratio, 3)}x, at least {factor:g}x wanted"
     if fail_on_change:
         for change in found.changes:
             yield f"{change.name}: was {change.a}, is {change.b}"
@@ -179,10 +179,10 @@ def _figures(found: Comparison) -> str:
 def _ratio(each: Estimate) -> tuple[str, str]:
     if each.value is None:
         return "-", ""
-    value = f"{'>= ' if each.at_least else ''}{each.value:.3g}x"
+    value = f"{'>= ' if each.at_least else ''}{plain(each.value, 3)}x"
     if each.lo is None:
         return value, "too few runs"
-    return value, f"{each.lo:.3g} to {'...' if each.hi is None else f'{each.hi:.3g}'}"
+    return value, f"{plain(each.lo, 3)} to {'...' if each.hi is None else plain(each.hi, 3)}"
 
 
 def _list(lines: list[str] | tuple[str, ...]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from testbed.model.curve import GOAL, WORK, Curve, Curves, obstacle, risks
 from testbed.model.group import scientific
 from testbed.model.predict import Compared
 from testbed.model.real_core import Lever
-from testbed.report.pairing import Estimate
+from testbed.report.pairing import Estimate, plain
 from testbed.report.style import COLOURS, GREY, LINES, figure, log_axis, rendered, styled
 
 __all__ = ["draw"]
@@ -178,7 +178,7 @@ def _notes(made: Figure, found: Curves) -> None:
     last = found.event_model.rows[-1].replicas
     notes = [
         f"Real core: the code that runs on boards, in virtual time; mean link delay "
-        f"{found.delay_ms:.3g} ms; calibrated: {found.calibration}.",
+        f"{plain(found.delay_ms, 3)} ms; calibrated: {found.calibration}.",
         *(obstacle(curve) + "." for curve in found.core if curve.name in _EXPLAINED),
     ]
     if found.access and last >= 16:

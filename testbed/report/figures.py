@@ -22,6 +22,7 @@ from testbed.report.pairing import (
     known,
     median,
     paired_ratio,
+    plain,
 )
 from testbed.report.summary import Figure, Load, PropertyResult, RunRow, RunSummary
 
@@ -209,13 +210,13 @@ def ratio_in_words(ratio: Estimate) -> str:
     """The median of paired ratios with its spread."""
     if ratio.value is None:
         return "no pairs"
-    value = f"{'at least ' if ratio.at_least else ''}{ratio.value:.3g}x"
-    if ratio.n > 1:
-        value += f", pairs {ratio.least:.3g} to {_end(ratio.most)}"
-    if not ratio.sure:
+    value = f"{'at least ' if ratio.at_least else ''}{plain(ratio.value, 3)}x"
+    if ratio.n > 1 and ratio.least is not None:
+        value += f", pairs {plain(ratio.least, 3)} to {_end(ratio.most)}"
+    if ratio.lo is None:
         return f"{value} (n = {ratio.n}: too few for an interval)"
-    return f"{value} (95 %: {ratio.lo:.3g} to {_end(ratio.hi)}, n = {ratio.n})"
+    return f"{value} (95 %: {plain(ratio.lo, 3)} to {_end(ratio.hi)}, n = {ratio.n})"
 
 
 def _end(value: float | None) -> str:
-    return "no upper end" if value is None else f"{value:.3g}"
+    return "no upper end" if value is None else plain(value, 3)

@@ -29,6 +29,7 @@ __all__ = [
     "known",
     "median",
     "paired_ratio",
+    "plain",
     "unpaired_ratio",
     "value_in_words",
 ]
@@ -174,14 +175,15 @@ def estimate_in_words(each: Estimate) -> str:
     value = value_in_words(each)
     if each.lo is None:
         return value
-    return f"{value} [{_number(each.lo)}, {'∞' if each.hi is None else _number(each.hi)}]"
+    return f"{value} [{plain(each.lo)}, {'∞' if each.hi is None else plain(each.hi)}]"
 
 
 def value_in_words(each: Estimate) -> str:
     """Without the interval."""
-    return "–" if each.value is None else f"{'≥ ' if each.at_least else ''}{_number(each.value)}"
+    return "–" if each.value is None else f"{'≥ ' if each.at_least else ''}{plain(each.value)}"
 
 
-def _number(value: float) -> str:
-    """Four digits, and all digits of a whole number."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def plain(value: float, digits: int = 4) -> str:
+    """So many digits; from 1,000 on the whole number, never a power of ten."""
+    short = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if abs(float(short)) >= 1000 else short

@@ -14,6 +14,7 @@ from testbed.campaign.schedule import Schedule
 from testbed.checks.evidence import Evidence
 from testbed.checks.stats import latency
 from testbed.report.measure import Operation
+from testbed.report.pairing import plain
 
 __all__ = [
     "Saturation",
@@ -54,8 +55,8 @@ class Saturation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def in_words(self) -> str:
         if self.knee is None:
-            return f"saturated already at {self.steps[0].offered_per_s:.3g}/s offered"
-        at = f"{self.knee.offered_per_s:.3g}/s offered, p50 {self.knee.p50_ms:.3g} ms"
+            return f"saturated already at {plain(self.steps[0].offered_per_s, 3)}/s offered"
+        at = f"{plain(self.knee.offered_per_s, 3)}/s offered, p50 {plain(self.knee.p50_ms, 3)} ms"
         return f"knee at {at}" if self.reached else f"no knee up to {at}"
 
 

@@ -132,7 +132,7 @@ class _LogTicks(LogLocator):
 def log_axis(axis: Axis) -> None:
     """Logarithmic ticks, written as plain numbers."""
     axis.set_major_locator(_LogTicks())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
     axis.set_minor_locator(NullLocator())
 
 

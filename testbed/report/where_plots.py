@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from gateway.hops import Hop
+from testbed.report.pairing import plain
 from testbed.report.style import COLOURS, GREY, figure
 from testbed.report.where import Row, Where
 
@@ -83,8 +84,8 @@ def way_figure(where: Where, kind: str, mark: str | None) -> Figure:
 
 def _value(row: Row) -> str:
     if row.ms.p50 is not None:
-        return f"{row.ms.p50:.3g} ms"
-    return f"≤ {row.bound_ms:.3g} ms: unresolvable" if row.unresolvable else "not known"
+        return f"{plain(row.ms.p50, 3)} ms"
+    return f"≤ {plain(row.bound_ms, 3)} ms: unresolvable" if row.unresolvable else "not known"
 
 
 def block_figure(where: Where, mark: str | None) -> Figure:
@@ -105,7 +106,7 @@ def block_figure(where: Where, mark: str | None) -> Figure:
                 at_ms += width_ms
         longest_ms = max(longest_ms, at_ms)
         axes.annotate(
-            f"{at_ms:.3g} ms",
+            f"{plain(at_ms, 3)} ms",
             (at_ms, number),
             xytext=(3, 0),
             textcoords="offset points",
