@@ -172,6 +172,22 @@ def test_our_own_table_is_set_shown_replaced_and_cleared() -> None:
 
 @NEEDS_ROOT
 @pytest.mark.lab
+def test_a_table_is_cleared_even_if_tc_fails_and_the_failure_is_told(tmp_path: Path) -> None:
+    """A host that undoes a cut by itself must not keep it, whatever else is broken there."""
+    broken = tmp_path / "tc"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    script = filter_script(APART, {"10.0.0.1": 1.0})
+    said = in_a_network(
+        f"{rules('set')} <<end\n{script}\n--\nend",
+        f"PATH={tmp_path}:$PATH {rules('clear', 'lo')} || echo told",
+        "nft list tables",
+    )
+    assert said == "told\n"
+
+
+@NEEDS_ROOT
+@pytest.mark.lab
 @pytest.mark.parametrize(
     ("look", "why"),
     [
