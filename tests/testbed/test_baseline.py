@@ -35,7 +35,7 @@ faults:
   - {id: steal, at: 200ms, do: store.steal, batch: 10}
   - {id: kill-primary, at: 1s, for: 2s, do: process.crash, on: primary}
   - {id: squeeze-backup, at: 3500ms, for: 3s, do: process.memory, on: replica(2), mb: 32}
-  - {id: flood, at: 3500ms, for: 3s, do: device.flood, how: valid, rate: 200/s}
+  - {id: flood, at: 3500ms, for: 3s, do: device.flood, how: valid, rate: 400/s}
   - {id: alter, at: 7s, for: 1s, do: store.alter, on: replica(0)}
 expect: {broken_in: {baseline: [steal, alter]}}
 """
