@@ -23,7 +23,7 @@ paper: $(STAMP) ## put each claim of the paper to the test (loopback): about fou
 	@$(VENV)/bin/testbed run paper-claims $(ARGS)
 
 test: $(STAMP) ## the test suite; lab tests skip themselves without root
-	@$(VENV)/bin/pytest -n 4 --dist worksteal $(ARGS)
+	@$(VENV)/bin/pytest -n 6 --dist worksteal $(ARGS)
 
 soak: $(STAMP) ## the long tests: thousands of seeds, all mutants, half an hour of testbed soak
 	@bash -c 'time $(VENV)/bin/pytest -n 2 -m soak --durations=0 $(ARGS)'

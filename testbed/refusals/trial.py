@@ -167,14 +167,15 @@ class Trial:
     async def at_broker(self, tried: str, user: User, act: Act | None, client_id: str = "") -> None:
         """Connect, `act`, and note what the broker answered, or logged of this sender when it
         closed the connection."""
-        before = len(list(broker_refusals(self._broker_log)))
+        begun_ns = time.time_ns()
         knocked = await asyncio.to_thread(
             knock, self.deployment, user, client_id or user.name, act, ANSWER_S_MAX
         )
         reason = knocked.answer
 
         def refused() -> str:
-            new = list(broker_refusals(self._broker_log))[before:]
+            # By time, as the line about the case before may be written only now.
+            new = (each for each in broker_refusals(self._broker_log) if each.t >= begun_ns)
             return next((each.reason for each in new if each.may_be(knocked.senders)), "")
 
         if not reason:
