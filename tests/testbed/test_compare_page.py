@@ -63,6 +63,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield found
 
 
+@pytest.mark.soak
 def test_a_real_browser_shows_all_of_it(page: Path, shown: Browser, tmp_path: Path) -> None:
     """Two figures over the replicas, one of chain and baseline."""
     check_page(shown, page, tmp_path / "copy.html", figures=3)

@@ -70,8 +70,8 @@ def test_the_event_model_has_the_shape_that_gives_the_paper_s_ratio(
         pytest.param(1, 0.05, 2.9, marks=pytest.mark.soak),
         pytest.param(1, 0.2, 9.9, marks=pytest.mark.soak),
         pytest.param(1, 1.0, 22.9, marks=pytest.mark.soak),
-        (1, 0, 1.28),
-        (0, 1, 30.8),
+        pytest.param(1, 0, 1.28, marks=pytest.mark.soak),
+        pytest.param(0, 1, 30.8, marks=pytest.mark.soak),
     ],
 )
 def test_the_event_model_from_transmission_alone_to_processing_alone(
