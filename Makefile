@@ -57,7 +57,8 @@ lock: $(STAMP) ## resolve pyproject.toml into requirements.lock again
 	  --generate-hashes --no-emit-index-url --extra mutation -c requirements.lock \
 	  -o tests/testbed/mutants/requirements.lock --quiet
 
-# uv comes first from its own small lock, then fills the environment in seconds.
+# uv comes first from its own small lock, then fills the environment in seconds. Everything is compiled
+# here, once: otherwise all processes of the first run compile it at the same time.
 $(STAMP): requirements.lock requirements-bootstrap.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "needs Python 3.11 or newer as '$(PYTHON)': sudo apt-get install python3" >&2; exit 2; }
@@ -67,8 +68,9 @@ $(STAMP): requirements.lock requirements-bootstrap.lock pyproject.toml
 	@echo "setting up $(VENV) from requirements.lock (once)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.lock
-	@$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock
+	@$(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(VENV)/bin/python --require-hashes requirements.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
+	@$(VENV)/bin/python -m compileall -q -j 0 chain gateway inventory nodes testbed
 	@touch $@
 
 clean: ## remove .venv and caches; runs/ stays
