@@ -24,7 +24,7 @@ from testbed.errors import ConfigurationError
 from testbed.provision.targets import metrics_targets
 from tests.testbed.bundles import Story
 from tests.testbed.hosts_support import free_ports
-from tests.testbed.labs import SMALL_LAB
+from tests.testbed.labs import local_lab
 from tests.testbed.test_replace import heights_of
 
 README = Path(__file__).parents[2] / "README.md"
@@ -32,10 +32,7 @@ DASHBOARD = Path(testbed.__file__).parent / "monitoring" / "dashboard.json"
 
 
 # With a checkpoint every few blocks: a change of members waits for the next one.
-LAB = (
-    SMALL_LAB.replace("  gw1:", "  spare1: {connection: local, roles: [spare]}\n  gw1:")
-    + "chain: {checkpoint_interval: 8, window: 8}\n"
-)
+LAB = local_lab(spare="spare1", chain={"checkpoint_interval": 8, "window": 8})
 
 
 def blocks() -> list[str]:

@@ -16,7 +16,7 @@ from testbed.cli import main
 from testbed.hosts.port import Unit
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
-from tests.testbed.labs import SMALL_LAB
+from tests.testbed.labs import local_lab
 
 UNCHECKED = Path(__file__).with_name("unchecked.py")
 WORKLOAD = "workload: {kind: enrol+data, rate: 4/s, arrivals: uniform, timeout: 5s}"
@@ -83,7 +83,7 @@ faults:
 def judged(campaign: str, tmp_path: Path) -> tuple[dict[str, dict[str, Any]], set[str]]:
     """What became of each attack, by its id; and the properties that did not hold."""
     (tmp_path / "campaign.yaml").write_text(campaign)
-    (tmp_path / "lab.yaml").write_text(SMALL_LAB)
+    (tmp_path / "lab.yaml").write_text(local_lab())
     argv = ["run", str(tmp_path / "campaign.yaml"), "-i", str(tmp_path / "lab.yaml")]
     main([*argv, "--out", str(tmp_path / "runs")])
     (summary,) = tmp_path.glob("runs/*/summary.json")

@@ -21,7 +21,7 @@ from testbed.campaign.expand import expand
 from testbed.campaign.file import campaign_paths, find_campaign, load_campaign
 from testbed.campaign.schedule import Schedule
 from testbed.systems.baseline import BASELINE
-from tests.testbed.labs import SMALL_LAB
+from tests.testbed.labs import local_lab
 
 ENDED_S_MAX = 300.0
 FIT_BOTH = ("process", "host", "store", "gateway", "broker")  # kinds
@@ -72,7 +72,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     here = tmp_path_factory.mktemp("systems")
     campaign, lab = here / "short.yaml", here / "lab.yaml"
     campaign.write_text(CAMPAIGN)
-    lab.write_text(SMALL_LAB)
+    lab.write_text(local_lab())
     started = {}
     for system in ("chain", "baseline"):
         argv = [sys.executable, "-m", "testbed.cli", "run", str(campaign), "-i", str(lab)]

@@ -5,28 +5,15 @@ The wrapper is the simulator's. A lie that nobody saw take effect would make the
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testbed.campaign.file import find_campaign
-from tests.testbed.command_line import run_testbed
+from tests.testbed.labs import local_lab, run_campaign
 
-LAB = """
-schema: testbed.inventory/1
-lab: liars
-hosts:
-  r1: {connection: local, roles: [replica]}
-  r2: {connection: local, roles: [replica]}
-  r3: {connection: local, roles: [replica]}
-  r4: {connection: local, roles: [replica]}
-  gw1: {connection: local, roles: [gateway, broker]}
-  env1: {connection: local, roles: [environment]}
-  phones: {connection: local, roles: [mobile], mobiles: 1}
-"""
+LAB = local_lab(mobiles=1, boards=0)
 HELD = """
 campaign: liars
 workload: {kind: enrol+data, rate: 4/s, arrivals: uniform, timeout: 5s}
@@ -45,19 +32,6 @@ expect:
 FORK = find_campaign("beyond-the-bound").read_text()
 
 
-def run(
-    tmp_path: Path, campaign: str, lab: str = LAB
-) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """`testbed run` on the lab of this file, or another; its end, and the summary (empty if there
-    is none)."""
-    (tmp_path / "lab.yaml").write_text(lab)
-    (tmp_path / "campaign.yaml").write_text(campaign)
-    argv = ["run", str(tmp_path / "campaign.yaml"), "-i", str(tmp_path / "lab.yaml")]
-    ended = run_testbed(*argv, "--out", str(tmp_path / "runs"))
-    summaries = list(tmp_path.glob("runs/*/summary.json"))
-    return ended, json.loads(summaries[0].read_bytes()) if summaries else {}
-
-
 def broken(summary: dict[str, Any]) -> dict[str, str]:
     return {each["name"]: each["detail"] for each in summary["properties"] if not each["held"]}
 
@@ -66,7 +40,7 @@ def broken(summary: dict[str, Any]) -> dict[str, str]:
 def test_one_liar_after_the_other_breaks_nothing_and_each_is_seen_and_healed(
     tmp_path: Path,
 ) -> None:
-    ended, summary = run(tmp_path, HELD)
+    ended, summary = run_campaign(tmp_path, HELD, LAB)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert summary["verdict"] == "passed"
     assert summary["devices_admitted"] == summary["devices_expected"] == 2
@@ -83,7 +57,7 @@ def test_one_liar_after_the_other_breaks_nothing_and_each_is_seen_and_healed(
 def test_f_plus_one_liars_fork_the_chain_and_are_found_out(tmp_path: Path) -> None:
     """The bound is shown, by a checker that can fail: two honest replicas differ. The shipped
     campaign is meant to show that, so it passes."""
-    ended, summary = run(tmp_path, FORK)
+    ended, summary = run_campaign(tmp_path, FORK, LAB)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (fault,) = summary["runs"][0]["summary"]["faults"]
     assert fault["observed"]
@@ -95,7 +69,7 @@ def test_f_plus_one_liars_fork_the_chain_and_are_found_out(tmp_path: Path) -> No
 
 
 def test_more_than_f_liars_are_not_let_loose_by_accident(tmp_path: Path) -> None:
-    ended, summary = run(tmp_path, FORK.replace("guard: none", ""))
+    ended, summary = run_campaign(tmp_path, FORK.replace("guard: none", ""), LAB)
     assert ended.returncode == 2
     assert "write `guard: none`" in ended.stderr
     assert not summary

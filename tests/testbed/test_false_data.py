@@ -10,12 +10,9 @@ from pathlib import Path
 
 from testbed.cli import main
 from tests.testbed.bundles import traced_to_the_end
-from tests.testbed.labs import SMALL_LAB
+from tests.testbed.labs import local_lab
 
-LAB = (
-    SMALL_LAB.replace("mobiles: 2", "mobiles: 3")
-    + "  th02: {host: env1, firmware: {board: unix}}\n"
-)
+LAB = local_lab(mobiles=3, boards=2)
 CAMPAIGN = """
 campaign: lies
 seed: 11

@@ -10,23 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.testbed.command_line import run_testbed
+from tests.testbed.labs import local_lab, run_campaign
 
-LAB = """
-schema: testbed.inventory/1
-lab: kinds
-chain: {checkpoint_interval: 8} # a replica that lost its ledger soon votes again
-hosts:
-  r1: {connection: local, roles: [replica]}
-  r2: {connection: local, roles: [replica]}
-  r3: {connection: local, roles: [replica]}
-  r4: {connection: local, roles: [replica]}
-  gw1: {connection: local, roles: [gateway, broker]}
-  env1: {connection: local, roles: [environment]}
-  phones: {connection: local, roles: [mobile], mobiles: 1}
-boards:
-  th01: {host: env1, firmware: {board: unix}}
-"""
+# A replica that lost its ledger soon votes again.
+CHAIN = {"checkpoint_interval": 8}
 CAMPAIGN = """
 campaign: kinds
 workload: {kind: enrol+data, rate: 3/s, arrivals: uniform, timeout: 5s}
@@ -56,10 +43,7 @@ Step = dict[str, Any]
 
 def run(home: Path) -> Path:
     """The bundle of the campaign above; it passes."""
-    (home / "lab.yaml").write_text(LAB)
-    (home / "campaign.yaml").write_text(CAMPAIGN)
-    argv = ["run", str(home / "campaign.yaml"), "-i", str(home / "lab.yaml")]
-    ended = run_testbed(*argv, "--out", str(home / "runs"))
+    ended, _ = run_campaign(home, CAMPAIGN, local_lab(mobiles=1, chain=CHAIN))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (found,) = (home / "runs").iterdir()
     return found

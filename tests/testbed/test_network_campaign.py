@@ -18,18 +18,8 @@ from testbed.campaign.selectors import is_symbolic
 from testbed.errors import ConfigurationError
 from testbed.faults.partitions import apart, cut_off, cut_ways
 from testbed.systems.chain import CHAIN
-from tests.testbed.test_byzantine_campaign import LAB, run
+from tests.testbed.labs import local_lab, run_campaign
 
-FOUR_BOARDS = (
-    LAB
-    + """
-boards:
-  th01: {host: env1, firmware: {board: unix}}
-  th02: {host: env1, firmware: {board: unix}}
-  th03: {host: env1, firmware: {board: unix}}
-  th04: {host: env1, firmware: {board: unix}}
-"""
-)
 CAMPAIGN = """
 campaign: links
 workload: {kind: enrol+data, rate: 12/s, arrivals: uniform, timeout: 5s}
@@ -66,7 +56,7 @@ expect:
 
 
 def test_each_is_seen_undone_and_whole_and_nothing_breaks(tmp_path: Path) -> None:
-    ended, summary = run(tmp_path, CAMPAIGN, FOUR_BOARDS)
+    ended, summary = run_campaign(tmp_path, CAMPAIGN, local_lab(mobiles=1, boards=4))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert summary["verdict"] == "passed"
     assert summary["view_changes"] >= 1

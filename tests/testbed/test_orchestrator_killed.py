@@ -30,7 +30,7 @@ from tests.testbed.command_line import run_testbed
 from tests.testbed.emulate_support import emulated, emulation_missing, host
 from tests.testbed.hosts_support import eventually
 from tests.testbed.kind_examples import campaign, event, lasting
-from tests.testbed.test_host_kinds import LAB
+from tests.testbed.labs import local_lab
 
 STARTED_S_MAX = 120.0
 UNDONE_S_MAX = 120.0
@@ -114,8 +114,7 @@ def nothing_is_left(processes: list[psutil.Process]) -> None:
 @pytest.fixture
 def loopback(tmp_path: Path) -> Path:
     path = tmp_path / "lab.yaml"
-    spare = "hosts:\n  r5: {connection: local, roles: [spare]}\n"
-    path.write_text(LAB.replace("hosts:\n", spare))
+    path.write_text(local_lab(mobiles=1, spare="r5", chain={"checkpoint_interval": 8}))
     return path
 
 
