@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -199,9 +198,6 @@ class _Connection(ReaderAdapter):
         self._bucket = TokenBucket(
             door.limits.publishes_per_s, door.limits.publishes_burst, door.now_s()
         )
-        sock = writer.get_extra_info("socket")
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def abort(self) -> None:
         self._raw.transport.abort()
