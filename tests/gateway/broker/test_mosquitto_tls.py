@@ -199,11 +199,13 @@ async def test_a_device_from_its_listing_over_a_renewal_to_its_revocation(bench:
         await tools.listed(topic, "renewed")
         assert (await ear.receive()).payload == b"renewed"
 
+        connection = admin.connection
         bench.broker.kill()
         await bench.broker.start()
         assert await tools.publish(topic, "-m", "a broker that was killed knows everybody") == 0
 
         await ear.ready(60)
+        await until(lambda: admin.connection > connection)
         lost = ear.counts["lost"]
         await admin.remove(node)
         assert await tools.publish(topic, "-m", "revoked") in (*LOST, *NOT_AUTHORISED)
