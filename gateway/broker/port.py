@@ -26,9 +26,10 @@ from gateway.broker.security import (
     create_commands,
     remove_commands,
 )
-from gateway.mqtt.client import MqttClient
+from gateway.mqtt.client import BrokerUnavailableError, MqttClient
 from gateway.mqtt.topics import ADMIN_REQUEST, ADMIN_RESPONSE
 from gateway.refusing import refusing
+from gateway.tasks import first_of
 
 __all__ = [
     "BrokerAdmin",
@@ -170,8 +171,8 @@ class DynamicSecurityAdmin:
     """`BrokerAdmin` with the commands of Mosquitto's plugin, for both kinds of broker.
 
     It needs its own client (`Role.ADMIN`), subscribed to `subscriptions`, and `run` as a task.
-    Unless `again`, a command whose connection is lost is not repeated over the next one, and raises
-    BrokerUnavailableError.
+    A command whose connection is lost before its answer comes is repeated over the next one. Unless
+    `again`: then it raises BrokerUnavailableError.
     """
 
     subscriptions = (ADMIN_RESPONSE,)
@@ -209,18 +210,18 @@ class DynamicSecurityAdmin:
         self, commands: list[dict[str, Any]], fine: frozenset[str] | set[str] = frozenset()
     ) -> None:
         marks = [str(next(self._numbers)) for _ in commands]
-        waiters = [asyncio.get_running_loop().create_future() for _ in commands]
+        waiters: list[asyncio.Future[str | None]] = [
+            asyncio.get_running_loop().create_future() for _ in commands
+        ]
         self._waiting.update(zip(marks, waiters, strict=True))
         marked = [c | {"correlationData": m} for c, m in zip(commands, marks, strict=True)]
+        payload = json.dumps({"commands": marked}).encode()
         try:
             async with asyncio.timeout(_answer_deadline_s):
-                await self._client.publish(
-                    ADMIN_REQUEST,
-                    json.dumps({"commands": marked}).encode(),
-                    deadline_s=_answer_deadline_s,
-                    again=self._again,
-                )
-                errors = [await waiter for waiter in waiters]
+                while not await self._ask(payload, waiters):
+                    if not self._again:
+                        raise BrokerUnavailableError("the connection was lost before the answer")
+                errors = [waiter.result() for waiter in waiters]
         except TimeoutError:
             raise BrokerAdminError(f"no answer within {_answer_deadline_s} s") from None
         finally:
@@ -229,6 +230,15 @@ class DynamicSecurityAdmin:
         for command, error in zip(commands, errors, strict=True):
             if error and error not in fine:
                 raise BrokerAdminError(f"{command['command']}: {error}")
+
+    async def _ask(self, payload: bytes, waiters: list[asyncio.Future[str | None]]) -> bool:
+        """Whether all answers came before the connection was lost."""
+        await self._client.publish(
+            ADMIN_REQUEST, payload, deadline_s=_answer_deadline_s, again=self._again
+        )
+        if waiters:
+            await first_of(asyncio.wait(waiters), self._client.lost())
+        return all(waiter.done() for waiter in waiters)
 
 
 async def report(counts: Counts) -> None:

@@ -94,6 +94,11 @@ class MqttClient:
                 f" {self._settings.name} within {deadline_s} s ({dict(self.counts)})"
             ) from None
 
+    async def lost(self) -> None:
+        """Waits until the connection is lost. Returns at once if it is down."""
+        if self._link is not None:
+            await asyncio.wait([self._link.closed])
+
     async def publish(
         self, topic: str, payload: bytes, *, deadline_s: float = 30.0, again: bool = True
     ) -> None:

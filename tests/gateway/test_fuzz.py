@@ -198,6 +198,9 @@ def test_answers_of_a_broker(payload: bytes) -> None:
             await self.coming.put(Message(topic, payload))
             await self.coming.put(Message(topic, json.dumps({"responses": good}).encode()))
 
+        async def lost(self) -> None:
+            await asyncio.Event().wait()
+
     async def story() -> None:
         client = Client()
         admin = DynamicSecurityAdmin(client, NET)  # type: ignore[arg-type]

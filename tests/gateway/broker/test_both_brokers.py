@@ -15,6 +15,7 @@ import pytest
 
 from gateway.bridge.courier import Courier
 from gateway.bridge.outbox import Outbox
+from gateway.broker.port import DynamicSecurityAdmin
 from gateway.broker.security import User, bootstrap_user
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient, Presence
 from gateway.mqtt.topics import ADMIN_REQUEST, Head, Request, Response, Role, Status, Up
@@ -307,6 +308,28 @@ async def test_admission_and_revocation_take_effect_at_once(broker: BrokerProces
         await bystander.publish(DATA, b"untouched")
         assert await next_payloads(gateway, 1) == [b"untouched"]
         assert bystander.counts["lost"] == 0
+
+
+@pytest.mark.parametrize("again", [False, True])
+@story
+async def test_a_command_does_not_wait_for_an_answer_that_its_connection_took_along(
+    broker: BrokerProcess, again: bool
+) -> None:
+    async with broker.client(ADMIN, *DynamicSecurityAdmin.subscriptions) as client:
+        admin = DynamicSecurityAdmin(client, NET, again=again)
+        asked = asyncio.create_task(admin.remove(node("3")))
+        await client.receive()  # the answer, which `admin` shall not see
+        await client.publish(ADMIN_REQUEST, b'{"commands": []}')  # acknowledged after the command
+        async with RawClient("127.0.0.1", broker.port) as other:
+            assert ADMIN.password is not None
+            await other.send(connect_bytes(ADMIN.name, ADMIN.name, ADMIN.password))
+            await until(lambda: client.counts["lost"] == 1)
+        async with running(admin.run()):
+            if again:
+                await asked
+            else:
+                with pytest.raises(BrokerUnavailableError, match="lost before the answer"):
+                    await asked
 
 
 @story
