@@ -563,6 +563,23 @@ def test_a_disk_that_is_full_at_the_start_does_not_make_a_good_store_damaged(
     again.close()
 
 
+class _FullDisk(sqlite3.Connection):
+    """As SQLite sees a disk that has room for one page only."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.execute("PRAGMA max_page_count = 1")
+
+
+def test_a_disk_that_is_too_full_for_a_new_store_is_not_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = functools.partial(sqlite3.connect, factory=_FullDisk)
+    monkeypatch.setattr(sqlite3, "connect", full)
+    with pytest.raises(Trouble, match=r"SQLITE_FULL.*space"):
+        sqlite(tmp_path)
+
+
 def test_a_store_that_another_program_holds_is_not_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from amqtt.mqtt.pingreq import PingReqPacket
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 
 from gateway.broker.door import Door
-from gateway.broker.embedded import EmbeddedBroker, filters_max
+from gateway.broker.embedded import EmbeddedBroker, filters_max, waiting_messages_high
 from gateway.broker.port import DoorLimits
 from gateway.broker.security import User, write_security
 from gateway.broker.store import SecurityFileError, SecurityStore
@@ -260,17 +260,24 @@ async def test_acknowledgements_that_do_not_come_are_counted_and_not_logged_one_
 
 @story
 async def test_a_burst_for_a_gateway_that_lags_is_not_dropped(tmp_path: Path) -> None:
-    """What was acknowledged arrives, however many come in one piece before anybody takes them."""
-    few, total = 400, 2000
+    """What was acknowledged arrives, however many come in one piece before anybody takes them, and
+    however many the gateway already has."""
+    few, total = waiting_messages_high, 2000
     packets = [packet(0x32, text(DATA) + (i + 1).to_bytes(2) + b"%d" % i) for i in range(total)]
     async with Bench(tmp_path) as bench:
         gateway, device = await bench.logged_in(GATEWAY), await bench.logged_in()
         await gateway.subscribe(f"{ROOT}/up/+/+/+")
         await device.send(b"".join(packets[:few]))
         await device.reader.readexactly(4 * few)  # their PUBACKs
+        session, _ = bench.broker._sessions[GATEWAY.name]
+        await until(lambda: session.inflight_out_count == few)
+        assert not bench.broker.congested(DEVICE.name)
+        await bench.broker.publish(DATA, b"one more")  # it counts before it is distributed
+        assert bench.broker.congested(DEVICE.name)
         await device.send(b"".join(packets[few:]))
         await until(lambda: bench.broker.congested(DEVICE.name))
-        assert set(await gateway.take(total)) == {b"%d" % i for i in range(total)}
+        sent = {b"%d" % i for i in range(total)} | {b"one more"}
+        assert set(await gateway.take(total + 1)) == sent
         assert bench.broker.counts["dropped"] == 0
 
 
