@@ -18,7 +18,6 @@ redacted. Files are written whole or not at all, so that an interrupted run can 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
@@ -28,18 +27,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
-from testbed.errors import ConfigurationError, LabFault, LockedError
+from testbed.bundle_lock import is_locked, locked
+from testbed.errors import ConfigurationError, LabFault
 from testbed.manifest import SCHEMA, Attempt, Manifest, RunEntry
 
-__all__ = ["LIVE", "LOCK", "RUNS_DIR", "Bundle", "Folder", "RunFolder", "find_bundle", "find_run"]
+__all__ = ["LIVE", "RUNS_DIR", "Bundle", "Folder", "RunFolder", "find_bundle", "find_run"]
 
 RUNS_DIR = Path("runs")
-LOCK = ".lock"  # at the top of a bundle that is being written
-LIVE = "live.json"  # there too: the state of the run (`testbed.campaign.live`)
+LIVE = "live.json"  # while it is being written: the state of the run (`testbed.campaign.live`)
 LEDGER_BYTES_MAX = 64 * 2**30  # of one replica's database
 FILE_BYTES_MAX = 2**30  # of any other file
 _REPORT = "report.html"  # the last of all derived files
@@ -245,21 +244,7 @@ class Bundle(Folder):
     def is_being_written(self) -> bool:
         """Whether a process has it `locked`. Raises ConfigurationError if this user may not know:
         the bundle is another user's, for example root's."""
-        try:
-            descriptor = os.open(self.path / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
-        except PermissionError as error:
-            raise ConfigurationError(
-                f"{self.path / LOCK}: {error.strerror}; ask as the user who runs the campaign"
-            ) from error
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_locked(self.path)
 
     @property
     def was_cut_off(self) -> bool:
@@ -279,20 +264,8 @@ class Bundle(Folder):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the bundle for writing runs. The lock ends with the process, however that ends.
-
-        Raises LockedError if another process has it.
-        """
-        with _opened(self.path / LOCK) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                owner = file.read(100).strip() or "another process"
-                raise LockedError(f"{self.path} is being written by {owner}") from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()}\n")
-            file.flush()
+        """Lock the bundle for writing runs. Raises LockedError if another process has it."""
+        with locked(self.path):
             (self.path / LIVE).unlink(missing_ok=True)  # of a process that was killed
             yield
 
@@ -364,16 +337,6 @@ def _is_utf8(name: str) -> bool:
 def _no_number(text: str) -> Any:
     """JSON has no NaN and no Infinity, but Python's parser takes them."""
     raise ValueError(f"{text} is no number")
-
-
-def _opened(path: Path) -> IO[str]:
-    """Opens a file to append, or makes it; others may read whether it is locked. Raises
-    ConfigurationError if a link is in its place."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from error
-    return os.fdopen(descriptor, "a+")
 
 
 def _bundle_of(run: Path) -> Path | None:

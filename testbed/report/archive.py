@@ -13,7 +13,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from testbed.bundle import LIVE, LOCK, Bundle, Folder
+from testbed.bundle import LIVE, Bundle, Folder
+from testbed.bundle_lock import LOCK
 from testbed.errors import ConfigurationError
 from testbed.report.pairing import estimate_in_words
 from testbed.report.results import replay_command

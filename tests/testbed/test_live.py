@@ -20,7 +20,8 @@ from rich.console import Console
 
 from inventory.load import load_lab
 from testbed import cli
-from testbed.bundle import LIVE, LOCK
+from testbed.bundle import LIVE
+from testbed.bundle_lock import LOCK
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.live import (
@@ -197,6 +198,8 @@ def test_watch_shows_how_it_stands_or_says_that_nothing_goes_on(
         assert "r1 DOWN (kill-primary), heals in 2 s; next: replay in 3 s" in shown
         assert cli.main(["watch", str(bundle.path), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["phase"] == "fault"
+        (bundle.path / LOCK).unlink()  # the campaign goes on
+        assert cli.main(["watch", str(bundle.path)]) == 0
 
 
 def test_watch_stays_until_the_verdict_and_prints_it(
@@ -295,7 +298,7 @@ def test_another_user_may_see_whether_a_campaign_goes_on(
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return real(path, flags, *more, **named)
 
-    monkeypatch.setattr("testbed.bundle.os.open", refused)
+    monkeypatch.setattr("testbed.bundle_lock.os.open", refused)
     for words in (["watch", str(bundle.path)], ["abort", "--run", str(bundle.path)]):
         assert cli.main(words) == 2
         said = capsys.readouterr().err

@@ -26,6 +26,7 @@ from chain.genesis import Genesis
 from inventory.load import load_lab, packaged
 from testbed import cli
 from testbed.bundle import Bundle, find_run
+from testbed.bundle_lock import LOCK
 from testbed.campaign.book import Inputs, begin, new_bundle
 from testbed.campaign.expand import expand
 from testbed.campaign.file import load_campaign
@@ -320,6 +321,8 @@ def test_two_cannot_write_one_bundle(bundle: Bundle, capsys: pytest.CaptureFixtu
     with bundle.locked():
         assert cli.main(["resume", str(bundle.path)]) == LockedError.exit_code
         assert f"process {os.getpid()}" in capsys.readouterr().err
+        (bundle.path / LOCK).unlink()
+        assert cli.main(["resume", str(bundle.path)]) == LockedError.exit_code
     with bundle.locked():
         pass
 

@@ -1,0 +1,66 @@
+"""The lock of a bundle that is being written. It ends with its process, however that ends.
+
+Two things are locked: the directory, which nobody can delete without the bundle, and a file in it.
+The file names the process, and other machines see its lock on a network's disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from testbed.errors import ConfigurationError, LockedError
+
+__all__ = ["LOCK", "is_locked", "locked"]
+
+LOCK = ".lock"
+
+
+def is_locked(bundle: Path) -> bool:
+    """Whether a process has it `locked`. Raises ConfigurationError if this user may not know."""
+    for path in (bundle.resolve(), bundle / LOCK):
+        with suppress(FileNotFoundError), _opened(path, os.O_RDONLY) as descriptor:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+    return False
+
+
+@contextmanager
+def locked(bundle: Path) -> Iterator[None]:
+    """Raises LockedError if another process has it, and ConfigurationError if it may not be locked
+    or a link is in the place of the file."""
+    with (
+        _opened(bundle.resolve(), os.O_RDONLY) as directory,
+        _opened(bundle / LOCK, os.O_RDWR | os.O_CREAT) as file,
+    ):
+        try:
+            for each in (directory, file):
+                fcntl.flock(each, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(file, 100).decode(errors="replace").strip() or "another process"
+            raise LockedError(f"{bundle} is being written by {owner}") from error
+        os.ftruncate(file, 0)
+        os.write(file, f"process {os.getpid()}\n".encode())
+        yield
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    """Others may read the file: whether it is locked."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o644)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: {error.strerror}; ask as the user who runs the campaign"
+        ) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
