@@ -14,7 +14,7 @@ from pathlib import Path
 
 from testbed.errors import ConfigurationError, LockedError
 
-__all__ = ["LOCK", "is_locked", "locked"]
+__all__ = ["LOCK", "is_locked", "locked", "require_unlocked"]
 
 LOCK = ".lock"
 
@@ -30,23 +30,35 @@ def is_locked(bundle: Path) -> bool:
     return False
 
 
+def require_unlocked(bundle: Path) -> None:
+    """As `locked`, but changes nothing: the bundle may be locked by another process afterwards."""
+    if is_locked(bundle):
+        raise _taken(bundle)
+
+
 @contextmanager
 def locked(bundle: Path) -> Iterator[None]:
     """Raises LockedError if another process has it, and ConfigurationError if it may not be locked
     or a link is in the place of the file."""
     with (
         _opened(bundle.resolve(), os.O_RDONLY) as directory,
-        _opened(bundle / LOCK, os.O_RDWR | os.O_CREAT) as file,
+        _opened(bundle / LOCK, os.O_WRONLY | os.O_CREAT) as file,
     ):
         try:
             for each in (directory, file):
                 fcntl.flock(each, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            owner = os.read(file, 100).decode(errors="replace").strip() or "another process"
-            raise LockedError(f"{bundle} is being written by {owner}") from error
+            raise _taken(bundle) from error
         os.ftruncate(file, 0)
         os.write(file, f"process {os.getpid()}\n".encode())
         yield
+
+
+def _taken(bundle: Path) -> LockedError:
+    owner = ""
+    with suppress(OSError):
+        owner = (bundle / LOCK).read_text(errors="replace").strip()
+    return LockedError(f"{bundle} is being written by {owner or 'another process'}")
 
 
 @contextmanager

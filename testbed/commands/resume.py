@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
 from testbed.bundle import find_bundle
+from testbed.bundle_lock import require_unlocked
 from testbed.campaign.resume import redo, resumable, unfinished
 from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
@@ -40,7 +42,9 @@ def resume(
     """
     bundle = find_bundle(run)
     judging = Judging(bundle)
-    with bundle.locked():
+    if check:
+        require_unlocked(bundle.path)
+    with nullcontext() if check else bundle.locked():
         news = False if check else judging.rest()
         open_runs = unfinished(bundle, also_invalid=also_invalid)
         if not open_runs:

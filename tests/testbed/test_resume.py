@@ -25,7 +25,7 @@ import pytest
 from chain.genesis import Genesis
 from inventory.load import load_lab, packaged
 from testbed import cli
-from testbed.bundle import Bundle, find_run
+from testbed.bundle import LIVE, Bundle, find_run
 from testbed.bundle_lock import LOCK
 from testbed.campaign.book import Inputs, begin, new_bundle
 from testbed.campaign.expand import expand
@@ -325,6 +325,23 @@ def test_two_cannot_write_one_bundle(bundle: Bundle, capsys: pytest.CaptureFixtu
         assert cli.main(["resume", str(bundle.path)]) == LockedError.exit_code
     with bundle.locked():
         pass
+
+
+def test_resume_with_check_changes_nothing(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle.path / LIVE).write_text("{}")  # of a process that was killed
+
+    def files() -> dict[Path, int]:
+        return {each: each.stat().st_mtime_ns for each in bundle.path.rglob("*")}
+
+    before = files()
+    assert cli.main(["resume", str(bundle.path), "--check"]) == 0
+    assert "would make runs 0, 1, 2, 3" in capsys.readouterr().err
+    assert files() == before
+    with bundle.locked():
+        assert cli.main(["resume", str(bundle.path), "--check"]) == LockedError.exit_code
+        assert f"process {os.getpid()}" in capsys.readouterr().err
 
 
 def test_who_needs_one_run_is_told_to_name_one(bundle: Bundle) -> None:
