@@ -94,7 +94,11 @@ def injections(evidence: Evidence) -> tuple[Injection, ...]:
                 aborted="aborted" in steps,
                 healed_ms=evidence.at_ms(healed.t) if healed else None,
                 recovery=_recovery(blocks, healed.t, clocks) if healed else None,
-                whole_ms=(whole.t - healed.t) / 1e6 if whole and healed and whole.whole else None,
+                whole_ms=(
+                    max(0.0, (whole.t - healed.t) / 1e6)
+                    if whole and healed and whole.whole
+                    else None
+                ),
             )
         )
     return tuple(found)

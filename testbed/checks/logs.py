@@ -49,6 +49,8 @@ __all__ = [
 # unreadable.
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
 class LogEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -67,14 +69,14 @@ class Admitted(LogEvent, frozen=True, kw_only=True, tag="admitted"):
     """At a device: its enrolment was answered and the receipt verified."""
 
     id: str
-    latency_ms: Milliseconds
+    latency_ms: Amount
 
 
 class DataAdded(LogEvent, frozen=True, kw_only=True, tag="data"):
     """At a device: a reading of `source` (a board, None: its own) was answered."""
 
     id: str
-    latency_ms: Milliseconds
+    latency_ms: Amount
     intended_ns: Whole
     source: str | None = None
 
@@ -211,10 +213,6 @@ class SensorLies(LogEvent, frozen=True, kw_only=True, tag="sensor-lies"):
     board_boot: Whole | None = None
 
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
-
-
 class Usage(LogEvent, frozen=True, kw_only=True, tag="usage"):
     """At any traced process: what it has used since its start. `sent` and `received`: messages and
     bytes by "party/kind"."""
@@ -265,12 +263,12 @@ _TAGS = frozenset(str(each.__struct_config__.tag) for each in KnownEvent.__args_
 class RunLine(msgspec.Struct, frozen=True, kw_only=True):
     """run.jsonl: what the orchestrator did, or that a host did not answer for `silent_s`."""
 
-    t: int
+    t: Whole
     what: str
     host: str | None = None
     silent_s: int = 0
     phase: str | None = None
-    start_ns: int | None = None
+    start_ns: Whole | None = None
     settled: bool | None = None
 
 
@@ -278,25 +276,25 @@ class FaultLine(msgspec.Struct, frozen=True, kw_only=True):
     """faults.jsonl: one step of one event. `targets` are names of processes or hosts by selector
     key; `impaired` the replicas that are faulty from now on. `what` was seen at `seen_ns`."""
 
-    t: int
+    t: Whole
     step: Literal["planned", "applied", "observed", "aborted", "healed", "verified"]
     event: str
     targets: dict[str, list[str]] = {}
     impaired: list[str] = []
     seen: bool = False
     what: str = ""
-    seen_ns: int | None = None
+    seen_ns: Whole | None = None
     whole: bool = False
 
 
 class AttackLine(msgspec.Struct, frozen=True, kw_only=True):
     """attacks.jsonl: one attempt. `trials` identify what was sent."""
 
-    t: int
+    t: Whole
     id: str
     event: str
     trials: list[str] = []
-    details: dict[str, int] = {}
+    details: dict[str, Whole] = {}
 
 
 class BrokerLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -309,7 +307,7 @@ class BrokerLine(msgspec.Struct, frozen=True, kw_only=True):
 class SerialFrame(msgspec.Struct, frozen=True, kw_only=True):
     """serial/<board>.log: what passed on the line, in hex, without the 0x00 that ends a frame."""
 
-    t: int
+    t: Whole
     dir: str
     frame: str = ""
 

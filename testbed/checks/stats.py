@@ -7,11 +7,19 @@ censored observations.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 import numpy as np
 
-__all__ = ["Latency", "interval95", "latency", "upper95"]
+__all__ = ["Amount", "Latency", "Number", "Signed", "interval95", "latency", "upper95"]
+
+
+# Numbers in a summary, which may come from a stranger: far beyond them no figure can be drawn. What
+# logs can say is within them.
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
+Signed = Annotated[float, msgspec.Meta(ge=-1e18, le=1e18)]
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,12 +29,12 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     both.
     """
 
-    n: int
-    p50: float | None = None
-    p90: float | None = None
-    p99: float | None = None
-    max: float | None = None
-    censored: int = 0
+    n: Number
+    p50: Amount | None = None
+    p90: Amount | None = None
+    p99: Amount | None = None
+    max: Amount | None = None
+    censored: Number = 0
 
 
 def latency(values_ms: Sequence[float], censored: int = 0) -> Latency:

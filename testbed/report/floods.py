@@ -67,20 +67,21 @@ def floods_of(events: Iterable[ScheduledEvent], judged: Mapping[str, Judged]) ->
     found = []
     for attack, how in hows.items():
         details = judged[attack].details if attack in judged else {}
-        if not details.get("messages_per_s"):
+        per_s, messages = details.get("messages_per_s"), details.get("messages")
+        if not per_s or not messages:
             continue
         layers: Counter[str] = Counter()
         for what, count in judged[attack].refused.items():
             layers[what.partition(":")[0]] += count
-        sent = max(details["messages"], layers.total())  # one message may be refused twice
+        sent = max(messages, layers.total())  # one message may be refused twice
         stopped = {layer: layers[layer] / sent for layer in LAYERS}
         found.append(
             Flood(
                 id=attack,
                 how=how,
-                sent_per_s=details["messages_per_s"],
-                sent_bytes_per_s=details["bytes"] / details["messages"] * details["messages_per_s"],
-                honest_per_s=details["goodput_per_s"],
+                sent_per_s=per_s,
+                sent_bytes_per_s=details.get("bytes", 0.0) / messages * per_s,
+                honest_per_s=details.get("goodput_per_s", 0.0),
                 honest_p99_ms=details.get("p99_ms"),
                 stopped=stopped | {PASSED: 1.0 - sum(stopped.values())},
             )

@@ -140,11 +140,14 @@ def _never_admitted(evidence: Evidence, admitted: set[str]) -> list[Operation]:
 
 def consensus_ms(evidence: Evidence) -> dict[int, float]:
     """By height, the time from proposal to execution at the replica that proposed the block, on its
-    monotonic clock. Blocks without requests are left out."""
+    monotonic clock. Blocks without requests are left out, and those of which a lying replica says
+    that it executed them before."""
     return {
         event.height: (event.executed_us - event.proposed_us) / 1000
         for event in evidence.events(BlockDone)
-        if event.proposed_us is not None and event.count > 0
+        if event.count > 0
+        and event.proposed_us is not None
+        and event.proposed_us <= event.executed_us
     }
 
 

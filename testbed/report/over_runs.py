@@ -130,7 +130,9 @@ def read_run_summary(run: RunFolder) -> RunSummary:
     try:
         return msgspec.convert(run.read_json("summary.json"), type=RunSummary)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{run.path}/summary.json: {error}") from error
+        raise ConfigurationError(
+            f"{run.path}/summary.json: {error}; testbed report {run.bundle.typed} makes it again"
+        ) from error
 
 
 def _counts(manifest: Manifest, rows: Sequence[RunRow]) -> Counts:

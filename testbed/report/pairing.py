@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 EXACT_MAX = 40  # values of both samples together; above it the normal approximation is used
+_LEAST = 1e-9  # a smaller value counts as 0: nothing measures it, and no figure can show it
 _Z_975 = 1.959963984540054
 
 
@@ -99,8 +100,8 @@ def unpaired_ratio(base: Sequence[Known], other: Sequence[Known]) -> Estimate:
 
 
 def _ratio(base: Known, other: Known) -> Known:
-    lo = 0.0 if isinf(base.hi) else (other.lo / base.hi if base.hi else 0.0)
-    hi = other.hi / base.lo if base.lo and not isinf(other.hi) else inf
+    lo = other.lo / base.hi if _LEAST <= base.hi < inf else 0.0
+    hi = other.hi / base.lo if base.lo >= _LEAST and other.hi < inf else inf
     return Known(lo, hi)
 
 
@@ -132,7 +133,7 @@ def _middle(ordered: Sequence[float]) -> float:
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
+    return float(f"{value:.6g}") if value >= _LEAST else 0.0
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from testbed.checks.stats import Latency
+from testbed.checks.stats import Amount, Latency, Number, Signed
 from testbed.manifest import Arm, Attempt, RunState, Stage
 from testbed.report.pairing import Estimate
 from testbed.traces.clocks import State
@@ -70,12 +70,12 @@ class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
     applied: bool
     observed: bool
     healed: bool
-    recovery_ms: float | None
-    recovery_bound_ms: float | None = None
+    recovery_ms: Amount | None
+    recovery_bound_ms: Amount | None = None
     recovery_state: State | None = None
-    whole_ms: float | None = None
+    whole_ms: Amount | None = None
     seen: str = ""
-    started_late_ms: float | None = None
+    started_late_ms: Signed | None = None
 
 
 class SkippedResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,17 +116,17 @@ class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     kind: str
-    runs: int = 1
-    trials: int
-    observed: int
-    distinct: int
-    successes: int
-    upper95: float | None
-    allowed: float | None = None
+    runs: Number = 1
+    trials: Number
+    observed: Number
+    distinct: Number
+    successes: Number
+    upper95: Amount | None
+    allowed: Amount | None = None
     expected: Literal["held", "broken"] = "held"
     verdict: AttackVerdict
-    details: dict[str, float] = {}
-    refused: dict[str, int] = {}
+    details: dict[str, Signed] = {}
+    refused: dict[str, Number] = {}
 
 
 class PropertyResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,8 +140,8 @@ class PropertyResult(msgspec.Struct, frozen=True, kw_only=True):
     expected: Literal["held", "broken"] = "held"
     weight: Literal["safety", "bound"] = "safety"
     detail: str = ""
-    runs: int = 1
-    held_in: int | None = None
+    runs: Number = 1
+    held_in: Number | None = None
 
 
 class ClaimResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,13 +175,13 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     phases: tuple[str, ...]
-    sent: int
-    answered: int
-    goodput_per_s: float
-    timeout_ms: int
-    p50_ms: float | None = None
-    p99_ms: float | None = None
-    max_ms: float | None = None
+    sent: Number
+    answered: Number
+    goodput_per_s: Amount
+    timeout_ms: Number
+    p50_ms: Amount | None = None
+    p99_ms: Amount | None = None
+    max_ms: Amount | None = None
 
 
 class LoadTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,16 +210,16 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     verdict: RunVerdict
-    devices_admitted: int
-    devices_expected: int
-    blocks: int
-    blocks_proven: int
-    records: int
-    data_records: int
-    stored_bytes: int = 0
+    devices_admitted: Number
+    devices_expected: Number
+    blocks: Number
+    blocks_proven: Number
+    records: Number
+    data_records: Number
+    stored_bytes: Number = 0
     ledger_verified: bool
     ledger_problem: str | None = None
-    view_changes: int
+    view_changes: Number
     latency_ms: LatencyTable
     load: LoadTable
     faults: tuple[FaultResult, ...] = ()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +251,23 @@ def test_a_folder_that_does_not_exist_is_refused_before_anything_is_read(
 ) -> None:
     assert cli.main(["compare", "nothing", "nothing", *name.split()]) == 2
     assert f"{name}: there is no folder nowhere; make it" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_largest_and_least_numbers_of_a_summary_are_compared_and_drawn(
+    pair: tuple[Bundle, Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = Bundle(shutil.copytree(pair[1].path, tmp_path / "odd"))
+    rescheduled(odd, '"system":"chain"', '"system":"baseline"')  # so there are more figures
+    for run, most in zip(odd.runs, cycle([True, False, False]), strict=False):
+        text = run.read("summary.json").decode()
+        text = re.sub(r": -?[0-9]+\.[0-9]+", f": {1e18 if most else 1e-300}", text)
+        run.write("summary.json", re.sub(r": [1-9][0-9]*,", f": {2**63 - 1 if most else 0},", text))
+    page = tmp_path / "page.html"
+    words = [str(pair[0].path), str(odd.path), "--page", str(page), "--json"]
+    assert cli.main(["compare", *words]) == 0
+    assert "Infinity" not in capsys.readouterr().out
+    assert "goodput" in page.read_text()
 
 
 @pytest.mark.parametrize("option", ["--figure", "--page"])

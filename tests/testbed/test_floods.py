@@ -38,12 +38,14 @@ def judged(rate: float, refused: dict[str, int], **details: float) -> Judgement:
 
 
 def test_a_flood_says_what_it_costs_and_who_stopped_it() -> None:
-    events = [flood("fast", "valid"), flood("slow", "valid"), flood("other", "x", kind="device.x")]
+    events = [flood(name, "valid") for name in ("fast", "slow", "none")]
+    events.append(flood("other", "x", kind="device.x"))
     found = floods_of(
         events,
         {
             "fast": judged(100.0, {"gateway:rate": 300, "broker:bad-login": 60}),
             "slow": judged(10.0, {}, p99_ms=70.0),
+            "none": judged(10.0, {}, messages=0),
         },
     )
     assert [each.id for each in found] == ["slow", "fast"], "in the order of their rates"

@@ -367,18 +367,28 @@ def test_a_command_in_a_message_finds_a_bundle_whatever_its_name(
     assert find_bundle(word).path.resolve() == path.resolve()
 
 
-@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
-def test_what_is_no_number_in_a_summary_passes_no_gate(
-    run: RunFolder, constant: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        ("NaN", "NaN is no number"),
+        ("-Infinity", "-Infinity is no number"),
+        ("1e999", "Expected `float` <= "),
+        ("1e300", "Expected `float` <= "),
+        ("-1.0", "Expected `float` >= 0"),
+        ("1" + 400 * "0", "Number out of range"),
+    ],
+)
+def test_what_no_report_writes_in_a_summary_passes_no_gate_and_is_not_drawn(
+    run: RunFolder, number: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """NaN is neither above nor below a bound."""
     run.write_json("summary.json", msgspec.to_builtins(judged(run)))
-    text = re.sub(r'("p99_ms": )[0-9.]+', rf"\g<1>{constant}", run.read("summary.json").decode())
-    assert constant in text
+    text = re.sub(r'("p99_ms": )[0-9.]+', rf"\g<1>{number}", run.read("summary.json").decode())
+    assert number in text
     run.write("summary.json", text)
     path = str(run.bundle.path)
     assert cli.main(["compare", path, path, "--max-ratio", "p99=1.2"]) == 2
-    assert f"{constant} is no number" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def counted_twice(schedule: dict[str, Any]) -> None:

@@ -84,9 +84,10 @@ def test_when_most_never_came_back_the_ratio_is_a_lower_bound_without_an_upper_e
     assert found.hi is None
 
 
-def test_a_baseline_of_nothing_says_nothing() -> None:
+@pytest.mark.parametrize("nothing", [0.0, 1e-300])
+def test_a_baseline_of_nothing_says_nothing(nothing: float) -> None:
     """Goodput 0 in a baseline: any ratio is possible."""
-    found = paired_ratio([known(0.0)], [known(3.0)])
+    found = paired_ratio([known(nothing)], [known(1e18)])
     assert (found.value, found.at_least, found.hi) == (0.0, True, None)
     never = paired_ratio([between(10.0)], [between(10.0)])
     assert (never.value, never.at_least) == (0.0, True)

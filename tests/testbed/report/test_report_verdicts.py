@@ -275,7 +275,11 @@ def test_a_device_that_asks_again_does_not_stand_in_for_a_replay(run: RunFolder)
 
 @pytest.mark.parametrize(
     ("name", "event", "field", "value"),
-    [("r2", "block", "height", 2**64), ("phones-1", "admitted", "latency_ms", 1e308)],
+    [
+        ("r2", "block", "height", 2**64),
+        ("phones-1", "admitted", "latency_ms", 1e308),
+        ("phones-1", "admitted", "latency_ms", -1.0),
+    ],
 )
 def test_numbers_that_no_process_writes_are_no_lines(
     run: RunFolder, name: str, event: str, field: str, value: float
@@ -288,6 +292,27 @@ def test_numbers_that_no_process_writes_are_no_lines(
 
     change(run, name, forge)
     assert derive_run(run).summary.notes == (f"raw/{name}.jsonl: 1 torn line left out",)
+
+
+def test_what_took_less_than_no_time_has_no_negative_figure(run: RunFolder) -> None:
+    """A lying replica, and a clock of the orchestrator that was set back: a median of such figures
+    would end the report."""
+    before = judged(run).latency_ms.consensus.n
+
+    def executed_early(found: Lines) -> Lines:
+        one = next(each for each in found if each.get("proposed_us") == 0 and each["count"])
+        return [each | {"executed_us": -1} if each is one else each for each in found]
+
+    def set_back(found: Lines) -> Lines:
+        verified = next(each for each in found if each["step"] == "verified")
+        verified["t"] -= 10**12
+        return found
+
+    change(run, "r1", executed_early)
+    change(run, "faults", set_back)
+    summary = judged(run)
+    assert summary.latency_ms.consensus.n == before - 1
+    assert summary.faults[0].whole_ms == 0.0
 
 
 LOST = "ledger lost, no votes are sent"
