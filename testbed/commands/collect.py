@@ -5,7 +5,14 @@ from __future__ import annotations
 import typer
 
 from testbed.bundle import RUNS_DIR
-from testbed.commands.options import JsonOption, OutOption, RunningOption, print_json, say
+from testbed.commands.options import (
+    JsonOption,
+    OutOption,
+    RunningOption,
+    print_json,
+    say,
+    say_which,
+)
 from testbed.report.derive import rebuild
 from testbed.standing.bundle import collect_running
 from testbed.standing.running_lab import find_running
@@ -25,6 +32,7 @@ def collect(
     if a safety property does not hold.
     """
     running = find_running(inventory)
+    say_which(running, inventory)
     bundle = collect_running(running, out or RUNS_DIR, say)
     summary = rebuild(bundle)
     broken = [each.name for each in summary.properties if each.held is False]

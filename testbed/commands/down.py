@@ -10,7 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from testbed.commands.options import CheckOption, JsonOption, RunningOption, print_json, say
+from testbed.commands.options import (
+    CheckOption,
+    JsonOption,
+    RunningOption,
+    print_json,
+    say,
+    say_which,
+)
 from testbed.errors import LabFault
 from testbed.hosts.port import STOP_TIMEOUT_S
 from testbed.provision.deployment import STOP_ORDER
@@ -45,6 +52,7 @@ def down(
         _say_what_ends(found, as_json=as_json)
         return
     if found is not None:
+        say_which(found, inventory)
         kept = None if keep is None else collect_running(found, keep, say).path
         _end(found)
         ended = {"pid": found.pid, "home": found.home, "kept": None if kept is None else str(kept)}

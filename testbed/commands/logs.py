@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from inventory.load import load_lab
-from testbed.commands.options import InventoryOption
+from testbed.commands.options import InventoryOption, say_which
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
@@ -101,6 +101,7 @@ def _processes(inventory: Path | None) -> Iterator[Mapping[str, Host]]:
     running = newest_running(inventory)
     with ExitStack() as stack:
         if running is not None:
+            say_which(running, inventory)
             nodes = running.nodes.items()
             yield {name: stack.enter_context(host_of(running, node)) for name, node in nodes}
             return

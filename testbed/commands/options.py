@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inventory.duration import duration_ms
 from testbed.campaign.event import SystemName
 from testbed.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from testbed.standing.running_lab import RunningLab
 
 __all__ = [
     "CheckOption",
@@ -27,6 +30,7 @@ __all__ = [
     "markdown",
     "print_json",
     "say",
+    "say_which",
     "time_option",
     "write_out",
 ]
@@ -100,6 +104,12 @@ def file_kind(path: Path | None, option: str, *kinds: str) -> str:
 def say(text: str) -> None:
     """Print progress to stderr, so that it is never part of the result."""
     typer.echo(text, err=True)
+
+
+def say_which(running: RunningLab, inventory: Path | None) -> None:
+    """Name the lab that is up, if the user did not."""
+    if inventory is None:
+        say(f"up: {running.in_words}")
 
 
 def print_json(value: Any) -> None:

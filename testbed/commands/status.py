@@ -84,7 +84,7 @@ def status(
     )
     if not as_json:
         if running is not None:
-            typer.echo(f"up: {running.inventory}, process {running.pid}")
+            typer.echo(f"up: {running.in_words}")
             typer.echo(columns([_HEADING, *map(_row, states)]))
             if lost := without_votes(states):
                 typer.echo(as_typed(lost))

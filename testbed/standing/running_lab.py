@@ -75,6 +75,10 @@ class RunningLab(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     vouchers: dict[str, str]
 
     @property
+    def in_words(self) -> str:
+        return f"{self.inventory}, process {self.pid}"
+
+    @property
     def broker(self) -> BrokerAddress:
         """The address at which devices reach the broker."""
         return BrokerAddress(

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import typer
 
+from testbed import cli
 from testbed.errors import ConfigurationError
 from testbed.standing.operator import ID_DIGITS_MIN, meant
 from testbed.standing.running_lab import (
@@ -69,6 +71,26 @@ def test_minus_i_names_one_of_several_labs(scratch: Path) -> None:
         with pytest.raises(ConfigurationError, match=r"-i .*1.yaml") as caught:
             find_running(scratch / "3.yaml")
     assert "testbed up" in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["collect", "down", "logs"])
+def test_a_command_that_was_told_no_lab_names_the_one_that_it_takes(
+    scratch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    def end(*_: object) -> None:
+        raise typer.Exit
+
+    running = left(scratch, 1, scratch / "1.yaml")
+    monkeypatch.setattr("testbed.commands.down._end", end)
+    monkeypatch.setattr("testbed.commands.collect.collect_running", end)
+    with marked_running(Path(running.home)):
+        for named in ([], ["-i", running.inventory]):
+            cli.main([command, *named])
+            said = capsys.readouterr().err
+            assert (said == f"up: {running.inventory}, process {os.getpid()}\n") == (not named)
 
 
 def test_an_exact_name_wins_over_the_digits_of_a_node_id() -> None:
