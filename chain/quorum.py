@@ -28,6 +28,6 @@ class Quorum(NamedTuple):
     @classmethod
     def of(cls, n: int) -> Quorum:
         if n < REPLICAS_MIN:
-            raise Misuse(f"{n} replicas tolerate no fault; pBFT needs at least {REPLICAS_MIN}")
+            raise Misuse(f"n = {n} tolerates no fault; pBFT needs at least {REPLICAS_MIN}")
         f = (n - 1) // 3
         return cls(n=n, faulty=f, strong=-(-(n + f + 1) // 2), weak=f + 1)

@@ -115,7 +115,7 @@ class SqliteStore:
         if not meta:
             marked = _read_mark(self._mark)
             if marked:
-                raise Damaged(f"{self.path}: empty, but {marked} commits were made")
+                raise Damaged(f"{self.path}: empty, but commit {marked} was made")
             db.execute("BEGIN")
             db.executemany("INSERT INTO meta VALUES (?, ?)", [*expected.items(), ("commits", 0)])
             db.execute("COMMIT")
@@ -138,7 +138,7 @@ class SqliteStore:
         marked = _read_mark(self._mark)
         if self._commits < marked:
             raise Damaged(
-                f"{self.path}: holds commit {self._commits}, but {marked} were made: an older copy"
+                f"{self.path}: holds commit {self._commits}, but {marked} was made: an older copy"
             )
         # Blocks prove themselves when they are read; facts are found through an index.
         for check in ("quick_check(1)", "integrity_check(facts)"):

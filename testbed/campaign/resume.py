@@ -142,7 +142,7 @@ def _package_differences(then: dict[str, str], now: dict[str, str]) -> Iterator[
     for name in names[:PACKAGES_NAMED_MAX]:
         yield f"package {name}: then {then.get(name, 'none')}, now {now.get(name, 'none')}"
     if len(names) > PACKAGES_NAMED_MAX:
-        yield f"and {len(names) - PACKAGES_NAMED_MAX} packages more"
+        yield f"more packages: {len(names) - PACKAGES_NAMED_MAX}"
 
 
 def _commit(git: dict[str, str | bool | None]) -> str:

@@ -92,7 +92,7 @@ class Session:
                 self._progress.hide()
                 for line in self._reach.lines if self._reach else ():
                     self._progress.note(line)
-                self._progress.note(f"{complete} of {len(runs)} runs are complete; continue with:")
+                self._progress.note(f"complete: {complete} of {len(runs)} runs; continue with:")
                 self._progress.note(f"  testbed resume {self._bundle.typed}")
             raise
 

@@ -87,7 +87,7 @@ def blocked(lab: Lab, hosts: Collection[str]) -> str:
     """Why no campaign can run without these hosts, or ""."""
     left = without(lab, hosts)
     if left.f < min(1, lab.f):
-        return f"{left.n} replicas tolerate no faulty one"
+        return f"n = {left.n} tolerates no faulty replica"
     marked = {"state": "quarantined", "reason": "unfit"}
     rest = {n: h.model_copy(update=marked) if n in hosts else h for n, h in lab.hosts.items()}
     chain = lab.chain.model_copy(update={"f": left.f})

@@ -151,11 +151,11 @@ def _clock(lines: Sequence[ConditionLine], readings: Sequence[ClockLine]) -> Ite
         offset_ms, bound_ms = max(far, key=lambda pair: abs(pair[0]))
         yield (
             f"its clock was {offset_ms:+.2f} ms off (known to {bound_ms:.2f} ms),"
-            f" at most {limit_ms:g} ms are allowed"
+            f" at most {limit_ms:g} ms wanted"
         )
     elif known and (best_ms := min(bound for _, bound in known)) > limit_ms:
         yield (
-            f"its clock was never known better than to {best_ms:.2f} ms, {limit_ms:g} ms are"
+            f"its clock was never known better than to {best_ms:.2f} ms, {limit_ms:g} ms"
             " wanted; use a wired management network, or raise clock.max_error"
         )
     for before, after in pairwise(line.seen for line in lines):

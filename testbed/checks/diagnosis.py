@@ -59,7 +59,7 @@ def wrong_field(block: Block, ledger: Ledger, scheme: Scheme, fault: PeerFault) 
     leaves_root = root([leaf_hash(record.leaf) for record in block.records])
     if head.count != len(block.records):
         if leaves_root == head.root:
-            return "head.count", f"says {head.count}, but there are {len(block.records)} records"
+            return "head.count", f"says {head.count}, but the block has {len(block.records)}"
         return "records", f"{len(block.records)} of {head.count}"
     if leaves_root == head.root:
         return _below_its_root(block, head, ledger, scheme, fault)

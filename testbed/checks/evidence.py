@@ -137,7 +137,7 @@ class Evidence:
         pruned = [entry.height for entry in self.longest.entries if entry.pruned]
         if not pruned:
             return self.uncollected
-        what = f"payload and signature of {len(pruned)} records, pruned up to height {pruned[-1]},"
+        what = f"payload and signature of {len(pruned)} records, pruned up to height {pruned[-1]}"
         return (*self.uncollected, what)
 
     @cached_property

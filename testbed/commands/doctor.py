@@ -103,8 +103,8 @@ def _print(
         typer.echo(as_typed(f"\n{problem}"), err=True)
     waits = {host for host, findings in found.items() if any(f.for_run for f in findings)}
     ready = len(outcomes) - len(waits | set(unfit))
-    count = f"{len(outcomes) - len(unfit)} of {len(outcomes)} hosts are sound"
-    typer.echo(f"\n{count}, {ready} ready for a run")
+    sound = len(outcomes) - len(unfit)
+    typer.echo(f"\nsound: {sound} of {len(outcomes)} hosts; ready for a run: {ready}")
     for line in (*_fixes(found, everyone=together), *_ways_on(lab, unfit)):
         typer.echo(as_typed(line))
     for out in lab.excluded():

@@ -60,7 +60,7 @@ def _judged(
         _case(suite, "property", each.name, failure=failure, error=error)
     for attack in attacks:
         broken = f"{attack.successes} of {attack.trials} trials succeeded"
-        unseen = f"{attack.observed} of {attack.trials} trials were seen to arrive"
+        unseen = f"seen to arrive: {attack.observed} of {attack.trials} trials"
         if attack.allowed is not None:
             unseen += f", {attack.distinct} distinct: too few for the bound {attack.allowed}"
         _case(

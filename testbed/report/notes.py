@@ -46,7 +46,7 @@ def notes(
     yield from _silent_hosts(evidence)
     yield from _voteless(evidence)
     for what in evidence.missing:
-        yield f"{what} was not collected: not all could be judged"
+        yield f"not collected: {what}; not all could be judged"
     for reason in evidence.unfit:
         yield f"this run does not count: {reason}"
     yield from unknown(evidence.conditions)
@@ -99,7 +99,7 @@ def _injection_notes(
     for attack in attacks:
         if attack.observed < attack.trials:
             missing = attack.trials - attack.observed
-            yield f"attack {attack.id}: {missing} of {attack.trials} trials were not seen to arrive"
+            yield f"attack {attack.id}: not seen to arrive: {missing} of {attack.trials} trials"
         if (reason := not_judged(evidence, attack.id, attack.kind)) is not None:
             yield f"attack {attack.id}: {reason}"
         elif attack.verdict == "invalid":
@@ -115,8 +115,8 @@ def _ledger_notes(evidence: Evidence, ledger: LedgerReport) -> Iterator[str]:
             "ledgers are judged like the others"
         )
     if 0 < ledger.proven < evidence.longest.height:
-        above = evidence.longest.height - ledger.proven
-        yield f"the last {above} blocks are not yet vouched for by f+1 of the collected ledgers"
+        above = f"blocks above height {ledger.proven}"
+        yield f"not yet vouched for by f+1 of the collected ledgers: {above}"
 
 
 def _log_notes(evidence: Evidence) -> Iterator[str]:
@@ -125,11 +125,11 @@ def _log_notes(evidence: Evidence) -> Iterator[str]:
             yield f"raw/{name}: {count} torn line{'s' if count > 1 else ''} left out"
     dropped = sum(event.count for event in evidence.events(EventsDropped))
     if dropped:
-        yield f"{dropped} events could not be written (disk full?)"
+        yield f"events that could not be written (disk full?): {dropped}"
     for gap in evidence.events(BoardGap):
         yield f"board {gap.board} was out of reach for {gap.seconds:.1f} s: {gap.reason}"
     lost = sum(event.missing for event in evidence.events(RelayGap))
     if lost:
-        yield f"{lost} messages were lost between relays and gateway"
+        yield f"messages lost between relays and gateway: {lost}"
     for replica in sorted({event.replica for event in evidence.events(Conflict)}):
         yield f"replica {replica} signed two different heads of one height"

@@ -308,19 +308,19 @@ def _notes(
     missing = any(row.state != "invalid" for row in left_out)
     if left_out:
         yield (
-            f"{len(left_out)} of {len(rows)} runs are in no figure; to make them (again): "
+            f"in no figure: {len(left_out)} of {len(rows)} runs; to make them (again): "
             f"testbed resume BUNDLE{'' if missing else ' --also-invalid'}"
         )
     alone = {row.trial for row in rows if row.counted and row.arm == "faults"} ^ {
         row.trial for row in rows if row.counted and row.arm == "baseline"
     }
     if alone and any(row.arm == "baseline" for row in rows):
-        yield f"{len(alone)} trials have one run of their pair only, and are in no ratio"
+        yield f"trials in no ratio, because they have one run of their pair only: {len(alone)}"
     for attack in attacks:
         if attack.verdict == "invalid":
             yield (
-                f"attack {attack.id}: {attack.distinct} distinct trials are too few for the bound "
-                f"{attack.allowed}; raise trials: count"
+                f"attack {attack.id}: too few distinct trials for the bound {attack.allowed}: "
+                f"{attack.distinct}; raise trials: count"
             )
     for name, reason in sorted(manifest.exclusions.items()):
         yield f"{name} was left out: {reason}"

@@ -90,7 +90,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def check(self) -> None:
         """Raises ConfigurationError."""
         if self.replicas < REPLICAS_MIN:
-            raise ConfigurationError(f"{self.replicas} replicas tolerate no fault; pBFT needs 4")
+            raise ConfigurationError(f"n = {self.replicas} tolerates no fault; pBFT needs 4")
         if self.faults not in PROFILES:
             raise ConfigurationError(
                 f"no fault profile {self.faults!r}; there are {', '.join(PROFILES)}"

@@ -485,7 +485,7 @@ def test_a_store_is_untouched_until_its_first_commit(tmp_path: Path) -> None:
 
 def test_an_empty_database_beside_a_mark_is_damage(tmp_path: Path) -> None:
     filled(tmp_path, 3).unlink()
-    with pytest.raises(Damaged, match="empty, but 3 commits were made"):
+    with pytest.raises(Damaged, match="empty, but commit 3 was made"):
         sqlite(tmp_path)
 
 
@@ -500,7 +500,7 @@ def test_a_copy_that_lacks_the_last_commit_only_is_damage(tmp_path: Path) -> Non
     store.close()
     for file, data in zip(files, older, strict=True):
         file.write_bytes(data)
-    with pytest.raises(Damaged, match="holds commit 1, but 2 were made"):
+    with pytest.raises(Damaged, match="holds commit 1, but 2 was made"):
         sqlite(tmp_path)
 
 

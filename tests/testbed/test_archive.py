@@ -210,7 +210,7 @@ def test_what_the_manifest_promises_is_missed_also_without_its_sum(
 def test_a_run_of_which_nothing_can_be_said_may_lack_what_could_not_be_collected(
     bundle: Bundle,
 ) -> None:
-    bundle.update(0, state="invalid", reason="1 of 4 ledgers was not collected")
+    bundle.update(0, state="invalid", reason="not collected: 1 of 4 ledgers")
     lose(bundle, "run/0000-faults/raw/ledger/r3.sqlite")
     assert list(verify_bundle(bundle)) == []
 

@@ -185,7 +185,7 @@ def test_a_host_is_offered_for_quarantine_only_where_the_chain_survives_it(
     assert [way.split()[:2] for way in ways] == [["quarantine", "p0"]]
     assert "--lower-f" not in ways[0]
     assert cli.main(shlex.split(ways[0])) == 0
-    assert "no run without p1, p2, p3, p4: 3 replicas tolerate no faulty one" in lines
+    assert "no run without p1, p2, p3, p4: n = 3 tolerates no faulty replica" in lines
 
 
 @pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
@@ -197,7 +197,7 @@ def test_what_mends_several_hosts_is_said_once_for_all(
         i = str(lab.inventory)
         cli.main(["doctor", "-i", i])
         said = capsys.readouterr().out
-        assert "0 ready for a run" in said
+        assert "ready for a run: 0" in said
         assert said.count("testbed provision") == 1
         assert f"fix pi01, pi02: testbed provision -i {i}\n" in said
         cli.main(["doctor", "-i", i, "--limit", "pi02"])
@@ -227,7 +227,7 @@ def test_live_an_unknown_machine_is_shown_trusted_by_hand_and_then_examined(
         said = capsys.readouterr()
         fingerprint = said.err.partition("SHA256:")[2].split()[0]
         assert "testbed inventory trust pi01 -i" in said.err
-        assert "0 of 2 hosts are sound, 0 ready for a run" in said.out
+        assert "sound: 0 of 2 hosts; ready for a run: 0" in said.out
         trust = ["inventory", "trust", "pi01", "-i", i]
         known.write_text(f"{right.split()[0]} ssh-ed25519 A\n")
         for words, code in ((trust, 2), (["doctor", "-i", i, "--limit", "pi01"], 3)):

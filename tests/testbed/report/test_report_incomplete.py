@@ -35,7 +35,7 @@ def test_copies_of_one_ledger_are_one_ledger(run: RunFolder) -> None:
         shutil.copy(first, path)
     summary = judged(run)
     assert summary.verdict == "invalid"
-    assert "3 of 4 ledgers was not collected" in summary.notes[0]
+    assert "not collected: 3 of 4 ledgers;" in summary.notes[0]
 
 
 def test_a_run_is_not_judged_by_some_of_its_ledgers(run: RunFolder) -> None:
@@ -43,7 +43,7 @@ def test_a_run_is_not_judged_by_some_of_its_ledgers(run: RunFolder) -> None:
     run.ledgers[2].unlink()
     summary = judged(run)
     assert summary.verdict == "invalid"
-    assert "1 of 4 ledgers was not collected" in summary.notes[0]
+    assert "not collected: 1 of 4 ledgers;" in summary.notes[0]
 
 
 def test_a_device_without_a_log_may_hold_receipts_that_nobody_checked(run: RunFolder) -> None:
@@ -51,7 +51,7 @@ def test_a_device_without_a_log_may_hold_receipts_that_nobody_checked(run: RunFo
     (run.raw / f"{name}.jsonl").unlink()
     summary = judged(run)
     assert summary.verdict == "invalid"
-    assert f"the log of {name} was not collected" in summary.notes[0]
+    assert f"not collected: the log of {name};" in summary.notes[0]
 
 
 def test_replicas_without_logs_are_no_proof_that_nothing_was_committed(run: RunFolder) -> None:
@@ -61,7 +61,7 @@ def test_replicas_without_logs_are_no_proof_that_nothing_was_committed(run: RunF
     summary = judged(run)
     assert summary.verdict == "invalid"
     assert "first-commit-after-heal" not in {each.name for each in summary.properties}
-    assert "the log of r1 was not collected" in summary.notes[0]
+    assert "not collected: the log of r1;" in summary.notes[0]
 
 
 def test_an_empty_log_is_as_good_as_none(run: RunFolder) -> None:
@@ -70,7 +70,7 @@ def test_an_empty_log_is_as_good_as_none(run: RunFolder) -> None:
     write_lines(run.raw / f"{name}.jsonl", [])
     summary = judged(run)
     assert summary.verdict == "invalid"
-    assert f"the log of {name} was not collected" in summary.notes[0]
+    assert f"not collected: the log of {name};" in summary.notes[0]
 
 
 def test_a_run_in_which_no_device_got_anywhere_is_invalid(run: RunFolder, tmp_path: Path) -> None:
