@@ -282,6 +282,12 @@ def find_bundle(text: str) -> Bundle:
             return _plain(Bundle(path))
         if (above := _bundle_of(path)) is not None:
             raise ConfigurationError(f"{text} is one run of a bundle; name the bundle: {above}")
+        if path.is_file():
+            unpack = f"{'unzip' if path.suffix == '.zip' else 'tar -xf'} {shlex.quote(str(path))}"
+            raise ConfigurationError(
+                f"{text} is a file, and a bundle is a folder; unpack an archive first, and name "
+                f"the folder in it:\n  {unpack}"
+            )
     if inside := sorted(Path(text).glob("*/manifest.json")):
         newest = shlex.quote(str(inside[-1].parent))
         raise ConfigurationError(f"{text} is a folder of bundles; name one, as {newest}")

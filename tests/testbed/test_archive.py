@@ -292,6 +292,19 @@ def test_metadata_and_readme_name_what_there_is(bundle: Bundle) -> None:
     assert "testbed run quick-start" in readme
 
 
+def test_an_archive_has_to_be_unpacked_first_and_the_command_is_printed(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = tmp_path / "my results.tgz"
+    subprocess.run(["tar", "-czf", packed, "-C", tmp_path, bundle.name], check=True)
+    assert cli.main(["report", str(packed)]) == 2
+    said = capsys.readouterr().err
+    assert "unpack an archive first" in said
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    subprocess.run(shlex.split(said.splitlines()[-1]), cwd=elsewhere, check=True)
+    assert find_bundle(str(elsewhere / bundle.name)).manifest == bundle.manifest
+
+
 def test_a_folder_of_bundles_is_not_a_bundle_and_one_in_it_is_named(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
