@@ -101,8 +101,11 @@ def _in_words(report: LedgerReport) -> str:
                 "and device signature are gone; only replicas say that they were valid"
             )
         lines += [f"  {finding}" for finding in file.findings]
+    who = "f+1 replicas or a quorum's checkpoint"
     lines.append(
-        f"f+1 replicas or a quorum's checkpoint confirm the chain up to height {report.proven}"
+        f"{who} confirm the chain up to height {report.proven}"
+        if report.proven
+        else f"no block is confirmed by {who}"
     )
     return "\n".join(lines)
 

@@ -92,6 +92,16 @@ def test_a_changed_byte_is_named_with_exit_code_1(
     assert ("r2.sqlite", 9, "signature") in {(f["file"], f["height"], f["field"]) for f in findings}
 
 
+def test_of_what_is_no_ledger_nothing_is_confirmed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text("# Ledgers")
+    assert cli.main(["ledger", "verify", str(tmp_path / "README.md")]) == 1
+    *_, what, confirmed = capsys.readouterr().out.splitlines()
+    assert "file is not a database" in what
+    assert confirmed == "no block is confirmed by f+1 replicas or a quorum's checkpoint"
+
+
 def test_the_pinned_genesis_of_the_bundle_counts(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
