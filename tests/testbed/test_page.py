@@ -79,6 +79,9 @@ def test_every_step_of_every_operation_is_in_the_tables(run: RunFolder) -> None:
     assert {each["request"] for each in steps} == {each["request"] for each in answered}
     for hop, took_ms in (("sent", 1.0), ("gateway-in", 3.0), ("arrived", 1.0)):
         assert {float(each["took_ms"]) for each in steps if each["hop"] == hop} == {took_ms}
+    in_order = [hop for _, hop in sorted({(int(each["step"]), each["hop"]) for each in steps})]
+    assert in_order[:3] == ["sent", "gateway-in", "admitted"]
+    assert in_order[-3:] == ["sealed", "receipt", "answered"]
     synced = [each for each in steps if each["hop"] == "synced"]
     assert {(each["view"], each["epoch"], each["state"]) for each in synced} == {
         ("0", "0", "known")
