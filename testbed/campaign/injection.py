@@ -175,14 +175,15 @@ class Injection(ABC):
         over."""
 
     def heal(self) -> None:  # noqa: B027 - effects that end at once need no undo
-        """Undo it. Idempotent; also called when the run is cut off."""
+        """Undo it, on the hosts that were hit. Idempotent; also called when the run is cut off."""
 
     def verify(self, within_s: float) -> bool:
         """Whether the target is clean, running and caught up again."""
         return True
 
     def close(self) -> None:  # noqa: B027
-        """Let go of connections; called once, at the end."""
+        """Let go of connections, and disarm what `arm` armed; called once, after `heal`. A host
+        may be lost by now (`Deployment.when_back`)."""
 
 
 class Attack(Injection):

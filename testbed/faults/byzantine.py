@@ -132,8 +132,12 @@ class ByzantineFault(Injection):
         self._tip = self.scene.watch.tip()
         if self._witness is not None:
             self._heal_witness = self._heal_witness or self._new_witness()
+            for node in self._liars():
+                Order(self.scene, node, SEAM).take_back()
+
+    def close(self) -> None:
         for order in self._orders():
-            order.take_back()
+            order.let_go()
 
     def verify(self, within_s: float) -> bool:
         """Whether each liar runs, logs that it is honest, and is as high as the others were at

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
+from functools import partial
 
 from testbed.campaign.injection import Injection, Scene
 from testbed.care.dead_man import arm, disarm
+from testbed.fleet import at_once
 from testbed.hosts.port import Host, NodeCommand, UnitState
 from testbed.provision.layout import Node
 
@@ -71,11 +73,16 @@ class ProcessFault(Injection):
 
     def heal(self) -> None:
         self.note_tip()
-        for node in self.scene.candidates("on"):
-            if node in self.hit:
-                self.repair(node)
-            if self.undo(node) is not None:
-                disarm(self.host(node), self._undo_name(node))
+        at_once(self.repair, self.hit)
+
+    def close(self) -> None:
+        """Disarms the undos, also on hosts where nothing was hit: one of them may be lost."""
+        at_once(self._disarm, self.scene.candidates("on"))
+
+    def _disarm(self, node: Node) -> None:
+        if self.undo(node) is not None:
+            work = partial(disarm, self.host(node), self._undo_name(node))
+            self.scene.deployment.when_back(node.host, work)
 
     def verify(self, within_s: float) -> bool:
         """Whether all hit processes run, are ready, and are at least as high as the others were at

@@ -25,6 +25,7 @@ class FalseSealFault(Injection):
         super().__init__(scene)
         self._marks: dict[str, int] = {}
         self._tip = 0
+        self._given: list[Node] = []
 
     def arm(self) -> None:
         for node in self.scene.candidates("on"):
@@ -35,6 +36,7 @@ class FalseSealFault(Injection):
         for gateway in self.scene.deployment.with_role("gateway"):
             self._marks[gateway.name] = watch.nodes[gateway.name].counts.total()
         for node in self.scene.nodes("on"):
+            self._given.append(node)
             self._order(node).give({})
 
     def observe(self, within_s: float) -> Seen | None:
@@ -44,8 +46,12 @@ class FalseSealFault(Injection):
 
     def heal(self) -> None:
         self._tip = self.scene.watch.tip()
-        for node in self.scene.candidates("on"):
+        for node in self._given:
             self._order(node).take_back()
+
+    def close(self) -> None:
+        for node in self.scene.candidates("on"):
+            self._order(node).let_go()
 
     def verify(self, within_s: float) -> bool:
         watch = self.scene.watch

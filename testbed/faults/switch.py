@@ -81,6 +81,11 @@ class Order:
         if self._outlives_us:
             disarm(self._host, self._undo)
 
+    def let_go(self) -> None:
+        """As `take_back`, also for an order that was never given. If the host is lost, when it is
+        back."""
+        self._scene.deployment.when_back(self._node.host, self.take_back)
+
     def gone(self, within_s: float) -> bool:
         """Whether the process logs that it has no order any more."""
         view = self._scene.watch.nodes[self._node.name]

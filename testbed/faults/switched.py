@@ -62,12 +62,11 @@ class SwitchFault(ProcessFault):
         Order(self.scene, node, self.seam).give(self.order(node))
 
     def repair(self, node: Node) -> None:
-        """Does nothing: `heal` takes back the orders of all that may have been hit."""
+        Order(self.scene, node, self.seam).take_back()
 
-    def heal(self) -> None:
-        super().heal()
+    def close(self) -> None:
         for node in self.scene.candidates("on"):
-            Order(self.scene, node, self.seam).take_back()
+            Order(self.scene, node, self.seam).let_go()
 
     def verify(self, within_s: float) -> bool:
         gone = all(Order(self.scene, node, self.seam).gone(within_s) for node in self.hit)

@@ -8,6 +8,7 @@ n never shrinks silently.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Final, Self
@@ -18,7 +19,7 @@ from testbed.boards.flash import FLASHED, HOST_KEY, is_plugged
 from testbed.boards.ports import find_board
 from testbed.errors import ConfigurationError, LabFault
 from testbed.fleet import at_once
-from testbed.hosts.port import Host, HostFault, Unit, UnitState
+from testbed.hosts.port import Host, HostFault, OutcomeUnknown, Unit, UnitState, Unreachable
 from testbed.provision.clean import clean
 from testbed.provision.configs import (
     CONFIG,
@@ -78,6 +79,8 @@ class Deployment:
         self.begun: set[str] = set()  # names of all processes that were ever started
         self._started: list[Node] = []
         self._held_down: set[Node] = set()
+        self._put_off: dict[str, list[Callable[[], None]]] = {}  # by host
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -245,9 +248,26 @@ class Deployment:
         self.wait_ready(node)
 
     def revive(self, node: Node) -> None:
-        """Makes a process run again after its host came back, for example after a power cut."""
+        """Makes a process run again after its host came back, for example after a power cut, and
+        does what was put off there."""
+        self._catch_up(node.host)
         if node in self._started and node not in self._held_down:
             self.host(node).start(self.unit(node))
+
+    def when_back(self, host: str, work: Callable[[], None]) -> None:
+        """Does `work` on a host now or, if the host does not answer, when it is back. Repeatable
+        work only."""
+        try:
+            work()
+        except (Unreachable, OutcomeUnknown):
+            with self._lock:
+                self._put_off.setdefault(host, []).append(work)
+
+    def _catch_up(self, host: str) -> None:
+        with self._lock:
+            todo = self._put_off.pop(host, [])
+        for work in todo:
+            self.when_back(host, work)
 
     def unit(self, node: Node) -> Unit:
         program = self.programs.get(node.name, self.system.programs[node.role])
@@ -294,6 +314,7 @@ class Deployment:
         If a host is gone, the other processes are stopped all the same; the host is reported
         afterwards.
         """
+        at_once(self._catch_up, list(self._put_off))
         started, self._started = self._started, []
         faults: list[LabFault] = []
         for roles in STOP_ORDER:

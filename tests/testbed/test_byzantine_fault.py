@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
+from signal import Signals
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from testbed.errors import LabFault
 from testbed.faults.switch import SWITCH, equip
 from testbed.faults.witness import Witness
 from testbed.hosts.local import LocalHost
-from testbed.hosts.port import NodeCommand, Unit
+from testbed.hosts.port import CommandResult, NodeCommand, Unit, Unreachable
 from testbed.provision.configs import CONFIG, File
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
@@ -35,7 +36,17 @@ from tests.testbed.hosts_support import eventually
 class Outliving(LocalHost):
     """This machine as a board over SSH is: what runs there does not end with this program."""
 
+    lost = False
+
+    def run(self, argv: Sequence[str], **options: Any) -> CommandResult:
+        if self.lost:
+            raise Unreachable(self.name, "run", "no connection")
+        return super().run(argv, **options)
+
     def start_command(self, unit: Unit) -> NodeCommand | None:
+        return NodeCommand(("true",))
+
+    def signal_command(self, name: str, signal: Signals) -> NodeCommand | None:
         return NodeCommand(("true",))
 
 
@@ -189,8 +200,7 @@ def applied(lab: Lab, lie: Injection, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def taken(node: Node, file: File) -> None:
         put(node, file)
-        assert orders(lab).exists()
-        lab.log(node.name, "ordered", order="effects.lie.json")
+        lab.log(node.name, "ordered", order=Path(file.name).name)
 
     monkeypatch.setattr(lab.deployment, "put", taken)
     lie.arm()
@@ -219,6 +229,27 @@ def test_healing_takes_the_order_and_its_undo_back_and_may_be_repeated(
     lie.heal()
     lie.heal()
     assert not orders(lab).exists()
+    lie.close()
+    assert lab.armed() == set()
+
+
+@pytest.mark.parametrize(
+    "kind", ["byzantine.silent", "byzantine.false-seal", "disk.slow", "process.stop"]
+)
+def test_healing_needs_no_other_host_and_what_waits_there_is_disarmed_when_it_is_back(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Any replica may be the primary when it strikes: all their hosts have an undo."""
+    monkeypatch.setattr(Outliving, "signal", lambda *_: None)
+    lie = fault(lab, kind, by_ms=50)
+    applied(lab, lie, monkeypatch)
+    lab.hosts["r3"].lost = True
+    lie.heal()
+    lie.close()
+    lab.hosts["r3"].lost = False
+    (left,) = lab.armed()
+    assert left.endswith("-r3")
+    lab.deployment.revive(lab.replicas[2])
     assert lab.armed() == set()
 
 
