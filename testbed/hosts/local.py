@@ -20,6 +20,7 @@ from testbed.hosts.files import atomic_file, chunks, digest
 from testbed.hosts.guard import Guarded
 from testbed.hosts.port import (
     COMMAND_TIMEOUT_S,
+    EXISTS_POLL_S,
     GET_BYTES_MAX,
     LINE_BYTES_MAX,
     OUTPUT_BYTES_MAX,
@@ -152,8 +153,13 @@ class LocalHost(Host):
             raise TransferFailed(self._name, f"get {source}", problem, "use fetch")
         return content
 
-    def exists(self, path: str | PurePosixPath) -> bool:
-        return os.path.exists(self._path(path))  # noqa: PTH110 - Path.exists may raise
+    def exists(self, path: str | PurePosixPath, *, within_s: float = 0.0) -> bool:
+        deadline_s = time.monotonic() + within_s
+        while not (there := os.path.exists(self._path(path))):  # noqa: PTH110 - Path.exists may raise
+            if time.monotonic() >= deadline_s:
+                break
+            time.sleep(EXISTS_POLL_S)
+        return there
 
     def fetch(
         self,

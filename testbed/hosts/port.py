@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from signal import Signals
 from typing import Protocol, Self
 
+from testbed import programs
 from testbed.errors import LabFault
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "BACKOFF_MAX_S",
     "BACKOFF_MIN_S",
     "COMMAND_TIMEOUT_S",
+    "EXISTS_POLL_S",
     "GET_BYTES_MAX",
     "LINE_BYTES_MAX",
     "LOG_BYTES_MAX",
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 COMMAND_TIMEOUT_S = 30.0
+EXISTS_POLL_S = 0.1  # between two looks for a file that is waited for, see exists.sh
 TRANSFER_TIMEOUT_S = 120.0
 SLOWNESS_MAX = 100.0
 """A slower host is broken, not slow."""
@@ -318,9 +321,12 @@ class Host(_Closed, Protocol):
     ) -> None:
         """Stream a file of any size into `local_path`, whole or not at all."""
 
-    def exists(self, path: str | PurePosixPath) -> bool:
-        """Whether a file or directory is there. False also if the login may not look there."""
-        return self.run(["test", "-e", str(path)], check=False).exit_code == 0
+    def exists(self, path: str | PurePosixPath, *, within_s: float = 0.0) -> bool:
+        """Whether a file or directory is there. The host itself looks for it for `within_s`, so
+        that waiting takes one call. False also if the login may not look there."""
+        argv = programs.shell("hosts/exists.sh", str(path), str(round(within_s / EXISTS_POLL_S)))
+        timeout_s = COMMAND_TIMEOUT_S + within_s
+        return self.run(argv, check=False, timeout_s=timeout_s).exit_code == 0
 
     def start(self, unit: Unit) -> None:
         """Supervise a unit. If the same unit is active already, nothing happens. A unit that

@@ -38,8 +38,7 @@ from testbed.systems.system import System
 __all__ = ["STOP_ORDER", "Deployment", "Progress"]
 
 READY_S_MAX = 30.0
-READY_POLL_S = 0.1
-STATE_POLLS = 5  # the state of a unit costs a host more than a look for a file
+READY_LOOK_S = 1.0  # how long a host looks for a ready file before we ask whether the unit failed
 HOLD_DOWN_S = 0.1
 LOG_TAIL_CHARS = 1200
 
@@ -284,17 +283,12 @@ class Deployment:
         host = self.host(node)
         ready = node.file("port" if node.role == "board" else READY)
         deadline_s = time.monotonic() + READY_S_MAX * host.slowness
-        polls = 0
-        while not host.exists(ready):
-            polls += 1
-            is_late = time.monotonic() > deadline_s
-            if is_late or polls % STATE_POLLS == 0:
-                state = host.status(node.unit)
-                if is_late or state.state is UnitState.FAILED:
-                    ended = f"ended with exit code {state.exit_code}"
-                    why = ended if state.exit_code else "is not ready"
-                    raise LabFault(f"{node.name} on {node.host} {why}:\n{self.log_tail(node)}")
-            time.sleep(READY_POLL_S)
+        while not host.exists(ready, within_s=READY_LOOK_S):
+            state = host.status(node.unit)
+            if time.monotonic() > deadline_s or state.state is UnitState.FAILED:
+                ended = f"ended with exit code {state.exit_code}"
+                why = ended if state.exit_code else "is not ready"
+                raise LabFault(f"{node.name} on {node.host} {why}:\n{self.log_tail(node)}")
 
     def log_tail(self, node: Node) -> str:
         """The last lines that a process printed."""

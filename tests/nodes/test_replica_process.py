@@ -155,6 +155,7 @@ def test_a_damaged_ledger_is_moved_aside_and_fetched_again_without_voting(tmp_pa
     async def story(cluster: Cluster) -> None:
         await cluster.admit()
         await cluster.data(times=5)
+        await cluster.level()
         cluster.network.terminate(3)
         with closing(sqlite3.connect(cluster.network.ledger(3))) as database, database:
             database.execute("UPDATE blocks SET head = zeroblob(length(head)) WHERE height > 2")

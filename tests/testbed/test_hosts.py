@@ -320,6 +320,14 @@ def test_what_is_there_exists(host: Host) -> None:
     assert not host.exists("made/other")
     assert not host.exists("dangling")
     assert not host.exists("made/-n $HOME/below a file")
+    assert not host.exists("made/other", within_s=0.2)
+
+
+def test_what_comes_while_the_host_looks_for_it_exists(host: Host) -> None:
+    with ThreadPoolExecutor() as pool:
+        there = pool.submit(host.exists, "comes", within_s=10.0)
+        host.put(b"", "comes")
+        assert there.result()
 
 
 @units
