@@ -58,7 +58,8 @@ lock: $(STAMP) ## resolve pyproject.toml into requirements.lock again
 	  -o tests/testbed/mutants/requirements.lock --quiet
 
 # uv comes first from its own small lock, then fills the environment in seconds. Everything is compiled
-# here, once: otherwise all processes of the first run compile it at the same time.
+# here, once: otherwise all processes of the first run compile it at the same time. Only pytest can
+# compile the tests, because it rewrites their asserts; it does so when it collects them.
 $(STAMP): requirements.lock requirements-bootstrap.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "needs Python 3.11 or newer as '$(PYTHON)': sudo apt-get install python3" >&2; exit 2; }
@@ -71,6 +72,7 @@ $(STAMP): requirements.lock requirements-bootstrap.lock pyproject.toml
 	@$(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(VENV)/bin/python --require-hashes requirements.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
 	@$(VENV)/bin/python -m compileall -q -j 0 chain gateway inventory nodes testbed
+	@$(VENV)/bin/pytest -q --collect-only >/dev/null || true
 	@touch $@
 
 clean: ## remove .venv and caches; runs/ stays

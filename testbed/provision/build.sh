@@ -8,8 +8,8 @@ verb=$1
 shift
 
 imports() {
-  "$1/bin/python" -I -c 'import nodes.replica.process, nodes.gateway.process'
-  "$1/bin/python" -I -c 'import nodes.device.environment, nodes.device.mobile'
+  "$1/bin/python" -I -c '
+import nodes.device.environment, nodes.device.mobile, nodes.gateway.process, nodes.replica.process'
 }
 
 case $verb in
