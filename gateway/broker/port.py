@@ -171,8 +171,8 @@ class DynamicSecurityAdmin:
     """`BrokerAdmin` with the commands of Mosquitto's plugin, for both kinds of broker.
 
     It needs its own client (`Role.ADMIN`), subscribed to `subscriptions`, and `run` as a task.
-    A command whose connection is lost before its answer comes is repeated over the next one. Unless
-    `again`: then it raises BrokerUnavailableError.
+    With `again`, a command whose connection is lost before its answer comes is repeated over the
+    next one. Otherwise it raises BrokerUnavailableError.
     """
 
     subscriptions = (ADMIN_RESPONSE,)
