@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sqlite3
@@ -29,6 +30,7 @@ settings.load_profile("testbed")
 
 # What is imported stays: the collector need not walk it while tests are collected, nor ever after.
 gc.disable()
+atexit.register(gc.freeze)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
