@@ -63,7 +63,8 @@ COUNTS_S = 1.0  # between two logs of counts that grow: a kill loses little
 
 
 class GatewayProcess:
-    """Implements `bridge.Outside`."""
+    """Implements `bridge.Outside`. What it opens is closed by `files`, also if it cannot be made:
+    the next try, in the same process, needs the outbox."""
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class GatewayProcess:
         secrets: GatewaySecrets,
         genesis: Genesis,
         events: EventLog,
+        files: contextlib.ExitStack,
         *,
         around: EdgeAround | None = None,
         trace: Trace = NO_TRACE,
@@ -79,10 +81,11 @@ class GatewayProcess:
         self._around = around = around or EdgeAround()
         self._events = events
         self._trace = trace
-        self._outbox = Outbox(
-            Path(config.outbox), entries_max=config.limits.waiting_max + ANSWERS_IN_FLIGHT_MAX
-        )
+        entries_max = config.limits.waiting_max + ANSWERS_IN_FLIGHT_MAX
+        self._outbox = Outbox(Path(config.outbox), entries_max=entries_max)
+        files.callback(self._outbox.close)
         self._store = BlockStore(Path(config.copy), genesis.network, config.keep_data_blocks)
+        files.callback(self._store.close)
         cursor = Path(config.copy).with_suffix(".logins.json")
         self._logins = BrokerLogins(
             cursor,
@@ -379,6 +382,7 @@ def gateway_main(
                     secrets,
                     genesis,
                     events,
+                    stack,
                     around=put_around(config, events),
                     trace=trace,
                 )

@@ -15,7 +15,7 @@ import gc
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
@@ -282,8 +282,8 @@ class _Copies:
 
     @contextmanager
     def _gateway_process(self) -> Iterator[GatewayProcess]:
-        with EventLog(self._gateway / "events.jsonl", "gateway") as events:
-            yield GatewayProcess(self._gateway_config, SECRETS, self._genesis, events)
+        with EventLog(self._gateway / "events.jsonl", "gateway") as events, ExitStack() as files:
+            yield GatewayProcess(self._gateway_config, SECRETS, self._genesis, events, files)
 
     def _replica_store(self) -> SqliteStore:
         return SqliteStore(self._state / "ledger.sqlite", self._genesis.encode(), 0)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
+from gateway.bridge.block_store import BlockStoreError
+from gateway.bridge.outbox import Outbox
 from nodes.edge_config import GatewaySecrets
 from nodes.events import EventLog, read_events
 from nodes.gateway.process import GatewayProcess
@@ -17,11 +22,26 @@ def test_asked_to_end_while_there_is_no_broker_it_ends_at_once_and_well(tmp_path
     secrets = GatewaySecrets(gateway="one", admin="two", devices="5" * 64)
 
     async def story(events: EventLog) -> None:
-        process = GatewayProcess(config, secrets, World().genesis, events)
         stopping = asyncio.Event()
         stopping.set()
-        await process.run(stopping)
+        with ExitStack() as files:
+            await GatewayProcess(config, secrets, World().genesis, events, files).run(stopping)
 
     with EventLog(tmp_path / "events", "gateway") as events:
         asyncio.run(story(events))
     assert "counts" in [each.event for each in read_events(tmp_path / "events")]
+
+
+def test_a_start_that_fails_leaves_no_file_open(tmp_path: Path) -> None:
+    """The same process tries again, for example when a full disk has room: its outbox is free."""
+    config = lonely_gateway(tmp_path)
+    secrets = GatewaySecrets(gateway="one", admin="two", devices="5" * 64)
+    Path(config.copy).mkdir()
+    with (
+        EventLog(tmp_path / "events", "gateway") as events,
+        pytest.raises(BlockStoreError) as kept,
+        ExitStack() as files,
+    ):
+        GatewayProcess(config, secrets, World().genesis, events, files)
+    Outbox(Path(config.outbox)).close()
+    assert kept.tb is not None, "what failed is still referred to"

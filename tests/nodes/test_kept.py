@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import pickle
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import msgspec
@@ -245,11 +244,11 @@ class Lab:
 
     async def start_gateway(self) -> None:
         secrets = GatewaySecrets(gateway="one", admin="two", devices="5" * 64)
-        process = GatewayProcess(self.gateway_config, secrets, self.world.genesis, self.events)
-        await process.keep()
-        assert process.height == self.world.ledger.height
-        del process
-        gc.collect()  # a process closes its files by ending
+        genesis = self.world.genesis
+        with ExitStack() as files:
+            process = GatewayProcess(self.gateway_config, secrets, genesis, self.events, files)
+            await process.keep()
+            assert process.height == self.world.ledger.height
 
     async def starts(self, read: list[int]) -> list[int]:
         """How many blocks each start reads from the disk."""
