@@ -66,17 +66,19 @@ class LogEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
 
 
 class Admitted(LogEvent, frozen=True, kw_only=True, tag="admitted"):
-    """At a device: its enrolment was answered and the receipt verified."""
+    """At a device: its enrolment was answered and the receipt verified. `latency_ms` is by the
+    host's clock: negative if that was set back meanwhile."""
 
     id: str
-    latency_ms: Amount
+    latency_ms: Milliseconds
 
 
 class DataAdded(LogEvent, frozen=True, kw_only=True, tag="data"):
-    """At a device: a reading of `source` (a board, None: its own) was answered."""
+    """At a device: a reading of `source` (a board, None: its own) was answered.
+    `latency_ms` as of `Admitted`."""
 
     id: str
-    latency_ms: Amount
+    latency_ms: Milliseconds
     intended_ns: Whole
     source: str | None = None
 

@@ -90,7 +90,7 @@ def _operation(
         request=event.id,
         intended_ms=round(evidence.at_ms(intended_ns), 3),
         phase=phase.name if phase else None,
-        latency_ms=round(event.latency_ms, 3),
+        latency_ms=round(max(0.0, event.latency_ms), 3),
         height=heights.get(event.id),
     )
 

@@ -278,7 +278,6 @@ def test_a_device_that_asks_again_does_not_stand_in_for_a_replay(run: RunFolder)
     [
         ("r2", "block", "height", 2**64),
         ("phones-1", "admitted", "latency_ms", 1e308),
-        ("phones-1", "admitted", "latency_ms", -1.0),
     ],
 )
 def test_numbers_that_no_process_writes_are_no_lines(
@@ -292,6 +291,27 @@ def test_numbers_that_no_process_writes_are_no_lines(
 
     change(run, name, forge)
     assert derive_run(run).summary.notes == (f"raw/{name}.jsonl: 1 torn line left out",)
+
+
+def test_answers_around_a_clock_that_is_set_back_count(run: RunFolder) -> None:
+    """A device's host may set its clock back by more than the answer takes. Figures are not
+    negative."""
+    before = judged(run)
+
+    def set_back(found: Lines) -> Lines:
+        return [
+            each | {"latency_ms": -250.0} if each.get("event") in ("admitted", "data") else each
+            for each in found
+        ]
+
+    for log in run.raw.glob("*.jsonl"):
+        change(run, log.stem, set_back)
+    summary = judged(run)
+    assert (summary.notes, summary.verdict) == (before.notes, before.verdict)
+    assert summary.devices_admitted == before.devices_admitted
+    for kind in ("admission", "data"):
+        found, honest = getattr(summary.latency_ms, kind), getattr(before.latency_ms, kind)
+        assert (found.n, found.censored, found.p50) == (honest.n, honest.censored, 0.0)
 
 
 def test_what_took_less_than_no_time_has_no_negative_figure(run: RunFolder) -> None:
