@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -176,19 +176,18 @@ class RunningTestbed:
         mechanism = kinds()[kind].mechanism(event.mechanism)
         if mechanism is None:
             raise ConfigurationError(f"{kind} cannot be done in this lab: {event.skipped}")
-        injection = mechanism.make(self._scene(event))
-        try:
-            injection.arm()
-            injection.apply()
-            seen, until_s = None, time.monotonic() + SEEN_S_MAX
-            while seen is None and (left_s := until_s - time.monotonic()) > 0:
-                seen = injection.observe(left_s)
-            if seen is None:
-                raise LabFault(f"{kind} was not seen to take effect within {SEEN_S_MAX:g} s")
-            yield seen
-        finally:
-            injection.heal()
-            injection.close()
+        with closing(mechanism.make(self._scene(event))) as injection:
+            try:
+                injection.arm()
+                injection.apply()
+                seen, until_s = None, time.monotonic() + SEEN_S_MAX
+                while seen is None and (left_s := until_s - time.monotonic()) > 0:
+                    seen = injection.observe(left_s)
+                if seen is None:
+                    raise LabFault(f"{kind} was not seen to take effect within {SEEN_S_MAX:g} s")
+                yield seen
+            finally:
+                injection.heal()
         if not injection.verify(WHOLE_S_MAX):
             raise LabFault(f"{kind}: the target did not recover within {WHOLE_S_MAX:g} s")
 

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -147,9 +147,10 @@ class Runner:
                     raise
             self._settle()
         finally:
-            for attack in self._attacks.values():
-                attack.heal()
-                attack.close()
+            with ExitStack() as stack:  # each in any case
+                for attack in self._attacks.values():
+                    stack.callback(attack.close)
+                    stack.callback(attack.heal)
 
     def _hand_out_plans(self) -> None:
         start_ns = time.time_ns() + START_MARGIN_MS * 1_000_000
@@ -245,23 +246,23 @@ class Runner:
             targets=scene.resolved,
             **record,
         )
-        try:
-            if attack is None:
-                injection.arm()
-            if not self._sleep_until(event.at_ms):
-                return
-            self._apply(injection, event, record)
-            self._hold(injection, event, record)
-        finally:
-            injection.heal()
-            self.struck.pop(event.id, None)
-            self._write(injection, "healed", record)
-            if isinstance(injection, Attack):
-                sent = injection.take_sent()
-                self.attacked[event.fault] += len(sent.trials)
-                self._log.write("attacks", trials=list(sent.trials), details=sent.details, **record)
-            if attack is None:
-                injection.close()
+        with nullcontext() if attack else closing(injection):
+            try:
+                if attack is None:
+                    injection.arm()
+                if not self._sleep_until(event.at_ms):
+                    return
+                self._apply(injection, event, record)
+                self._hold(injection, event, record)
+            finally:
+                injection.heal()
+                self.struck.pop(event.id, None)
+                self._write(injection, "healed", record)
+                if isinstance(injection, Attack):
+                    sent = injection.take_sent()
+                    self.attacked[event.fault] += len(sent.trials)
+                    trials = list(sent.trials)
+                    self._log.write("attacks", trials=trials, details=sent.details, **record)
         whole = self._stop.is_set() or injection.verify(VERIFY_S_MAX * self._slowness)
         self._write(injection, "verified", record, whole=whole)
 

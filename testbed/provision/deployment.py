@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, Self
 
 from inventory.model import Lab
@@ -265,8 +266,7 @@ class Deployment:
     def _catch_up(self, host: str) -> None:
         with self._lock:
             todo = self._put_off.pop(host, [])
-        for work in todo:
-            self.when_back(host, work)
+        at_once(partial(self.when_back, host), todo)
 
     def unit(self, node: Node) -> Unit:
         program = self.programs.get(node.name, self.system.programs[node.role])
@@ -308,9 +308,12 @@ class Deployment:
         If a host is gone, the other processes are stopped all the same; the host is reported
         afterwards.
         """
-        at_once(self._catch_up, list(self._put_off))
         started, self._started = self._started, []
         faults: list[LabFault] = []
+        try:
+            at_once(self._catch_up, list(self._put_off))
+        except LabFault as fault:
+            faults.append(fault)
         for roles in STOP_ORDER:
             stopping = {node for node in started if node.role in roles}
             try:

@@ -17,16 +17,19 @@ import pytest
 
 from inventory.load import load_lab
 from testbed.campaign.event import ScheduledEvent
-from testbed.campaign.injection import Injection, Scene
+from testbed.campaign.expand import expand
+from testbed.campaign.file import find_campaign, load_campaign
+from testbed.campaign.injection import Injection, Scene, Seen
 from testbed.campaign.kinds import kinds
 from testbed.campaign.reach import Reach
+from testbed.campaign.run import RunLog, Runner
 from testbed.campaign.watch import Watch
 from testbed.care.dead_man import armed
 from testbed.errors import LabFault
 from testbed.faults.switch import SWITCH, equip
 from testbed.faults.witness import Witness
 from testbed.hosts.local import LocalHost
-from testbed.hosts.port import CommandResult, NodeCommand, Unit, Unreachable
+from testbed.hosts.port import CommandResult, HostFault, NodeCommand, Unit, Unreachable
 from testbed.provision.configs import CONFIG, File
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
@@ -251,6 +254,62 @@ def test_healing_needs_no_other_host_and_what_waits_there_is_disarmed_when_it_is
     assert left.endswith("-r3")
     lab.deployment.revive(lab.replicas[2])
     assert lab.armed() == set()
+
+
+def test_a_fault_that_cannot_be_healed_leaves_no_undo_on_other_hosts(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host that was hit is lost: the run fails, and the next one finds the others clean."""
+    monkeypatch.setattr(Outliving, "signal", lambda *_: None)
+    stopped = fault(lab, "process.stop")
+    monkeypatch.setattr(stopped, "repair", lambda node: lab.hosts[node.host].run(["true"]))
+
+    def lose(_: float) -> Seen:
+        lab.hosts["r1"].lost = True
+        return Seen("stopped")
+
+    monkeypatch.setattr(stopped, "observe", lose)
+    monkeypatch.setattr(Runner, "_make", lambda *_: stopped)
+    event = stopped.scene.event.model_copy(update={"for_ms": 0})
+    schedule = expand(load_campaign(find_campaign("quick-start")), lab.deployment.lab, 7).part(0)
+    trial = schedule.only.model_copy(update={"events": (event,)})
+    schedule = schedule.model_copy(update={"trials": (trial,)})
+    with RunLog(tmp_path) as log:
+        runner = Runner(schedule, lab.deployment, lab.watch, log, tmp_path, inventory=None)
+        with pytest.raises(Unreachable):
+            runner.run()
+    lab.hosts["r1"].lost = False
+    (left,) = lab.armed()
+    assert left.endswith("-r1")
+
+
+def test_what_was_put_off_and_fails_keeps_no_process_running(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ended = set[str](), set[str]()
+    monkeypatch.setattr(Outliving, "start", lambda _, unit: began.add(unit.name))
+    monkeypatch.setattr(Outliving, "stop", lambda _, name: ended.add(name))
+    for node in lab.replicas:
+        lab.deployment.start_node(node)
+    lab.hosts["r3"].lost = True
+
+    def disarm() -> None:
+        lab.hosts["r3"].run(["true"])
+        raise HostFault("r3", "disarm", "its undo is still at work")
+
+    done: list[str] = []
+
+    def late() -> None:
+        lab.hosts["r3"].run(["true"])
+        done.append("late")
+
+    lab.deployment.when_back("r3", disarm)
+    lab.deployment.when_back("r3", late)
+    lab.hosts["r3"].lost = False
+    with pytest.raises(LabFault, match="still at work"):
+        lab.deployment.stop()
+    assert ended == began
+    assert done == ["late"]
 
 
 def test_the_host_itself_takes_the_order_back_if_nobody_else_does(
