@@ -69,9 +69,10 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ConfigurationError(
-            f"{path}: {error.strerror}; ask as the user who runs the campaign"
-        ) from error
+        fix = (
+            "; ask as the user who runs the campaign" if isinstance(error, PermissionError) else ""
+        )
+        raise ConfigurationError(f"{path}: {error.strerror}{fix}") from error
     try:
         yield descriptor
     finally:

@@ -26,7 +26,7 @@ from chain.genesis import Genesis
 from inventory.load import load_lab, packaged
 from testbed import cli
 from testbed.bundle import LIVE, Bundle, find_run
-from testbed.bundle_lock import LOCK
+from testbed.bundle_lock import LOCK, locked
 from testbed.campaign.book import Inputs, begin, new_bundle
 from testbed.campaign.expand import expand
 from testbed.campaign.file import load_campaign
@@ -466,3 +466,10 @@ def test_interrupted_in_run_2_killed_in_run_2_complete_at_the_end(
     before = bundle.manifest
     cli.main(["resume", str(path)])
     assert bundle.manifest == before, "complete: nothing to do"
+
+
+def test_a_lock_that_cannot_be_is_no_question_of_the_user(tmp_path: Path) -> None:
+    """As on a read-only disk."""
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(ConfigurationError, match=r"\.lock: Is a directory$"), locked(tmp_path):
+        pass
