@@ -283,7 +283,7 @@ class Deployment:
         host = self.host(node)
         ready = node.file("port" if node.role == "board" else READY)
         deadline_s = time.monotonic() + READY_S_MAX * host.slowness
-        while not host.exists(ready, within_s=READY_LOOK_S):
+        while not _comes(host, ready):
             state = host.status(node.unit)
             if time.monotonic() > deadline_s or state.state is UnitState.FAILED:
                 ended = f"ended with exit code {state.exit_code}"
@@ -322,3 +322,12 @@ class Deployment:
                 faults.append(fault)
         if faults:
             raise LabFault("\n".join(str(fault) for fault in faults))
+
+
+def _comes(host: Host, ready: str) -> bool:
+    """Whether a ready file is there soon. If the connection is lost while the host looks for it, it
+    is not there yet: the next call connects again, or says that the host is lost."""
+    try:
+        return host.exists(ready, within_s=READY_LOOK_S)
+    except OutcomeUnknown:
+        return False

@@ -17,6 +17,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from inventory.load import load_lab
 from testbed.hosts.files import CHUNK_BYTES, chunks
 from testbed.hosts.host_keys import fingerprint, trust
 from testbed.hosts.port import (
@@ -28,10 +29,13 @@ from testbed.hosts.port import (
     TransferFailed,
     Unit,
     UnitState,
+    UnitStatus,
     Unreachable,
 )
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_follow import close_channel, execute
+from testbed.provision.configs import READY
+from testbed.provision.deployment import Deployment
 from tests.testbed.hosts_support import SshServer, eventually, free_port, ssh_server_missing
 
 pytestmark = pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
@@ -392,6 +396,23 @@ def test_a_connection_that_dropped_while_idle_is_opened_again(
         host.run(["true"])
         server.drop_connections()
         assert host.run(["echo", "again"]).stdout == "again\n"
+
+
+def test_a_connection_that_dropped_while_a_process_was_waited_for_is_opened_again(
+    server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearly all the time of a start is such a wait."""
+    lab = load_lab()
+    with server.host(root=tmp_path / "r") as host, ThreadPoolExecutor() as pool:
+        deployment = Deployment(lab, dict.fromkeys(lab.hosts, host), {}, print)
+        node = deployment.with_role("replica")[0]
+        ready = node.file(READY)
+        monkeypatch.setattr(host, "status", lambda _: UnitStatus(UnitState.ACTIVE))
+        waiting = pool.submit(deployment.wait_ready, node)
+        look = ["pgrep", "-f", f"hosts/exists.sh {ready}"]
+        dropping(server, lambda: subprocess.run(look, check=False).returncode == 0).join()
+        host.put(b"", ready)
+        waiting.result()
 
 
 @pytest.fixture
