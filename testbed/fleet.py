@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
@@ -175,13 +175,18 @@ def for_each(
 def at_once(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
     """Runs `work` on every item in parallel. Returns its results in the order of the items.
 
-    All are tried. A single failure is raised as it is, several as one error that names each.
+    All are tried. A single failure is raised as it is, several as one error that names each. Ctrl-C
+    does not wait for work that has begun; other work does not begin any more.
     """
     todo = list(items)
     if not todo:
         return []
-    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "fleet") as pool:
+    pool = ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "fleet")
+    try:
         futures = [pool.submit(work, item) for item in todo]
+        wait(futures)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     faults = [error for future in futures if (error := future.exception()) is not None]
     ours = [fault for fault in faults if not isinstance(fault, TestbedError)]
     if ours or len(faults) == 1:

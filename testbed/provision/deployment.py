@@ -81,6 +81,7 @@ class Deployment:
         self._held_down: set[Node] = set()
         self._put_off: dict[str, list[Callable[[], None]]] = {}  # by host
         self._lock = threading.Lock()
+        self._in_turn = {node: threading.Lock() for node in self.nodes}  # starting and stopping
 
     def __enter__(self) -> Self:
         return self
@@ -219,11 +220,12 @@ class Deployment:
         board, which always runs."""
         if not self._is_process(node):
             return
-        self.host(node).run(["rm", "-f", node.file(READY)])
-        self._started.append(node)
-        self.begun.add(node.name)
-        self._held_down.discard(node)
-        self.host(node).start(self.unit(node))
+        with self._in_turn[node]:
+            self._started.append(node)
+            self.begun.add(node.name)
+            self._held_down.discard(node)
+            self.host(node).run(["rm", "-f", node.file(READY)])
+            self.host(node).start(self.unit(node))
 
     @property
     def processes(self) -> list[Node]:
@@ -306,7 +308,7 @@ class Deployment:
         """Stop all that was started: devices first, then all that they talk to at once.
 
         If a host is gone, the other processes are stopped all the same; the host is reported
-        afterwards.
+        afterwards. Ctrl-C may leave a start under way: its process is stopped after it.
         """
         started, self._started = self._started, []
         faults: list[LabFault] = []
@@ -317,11 +319,15 @@ class Deployment:
         for roles in STOP_ORDER:
             stopping = {node for node in started if node.role in roles}
             try:
-                at_once(lambda node: self.host(node).stop(node.unit), sorted(stopping, key=str))
+                at_once(self._stop_node, sorted(stopping, key=str))
             except LabFault as fault:
                 faults.append(fault)
         if faults:
             raise LabFault("\n".join(str(fault) for fault in faults))
+
+    def _stop_node(self, node: Node) -> None:
+        with self._in_turn[node]:
+            self.host(node).stop(node.unit)
 
 
 def _comes(host: Host, ready: str) -> bool:

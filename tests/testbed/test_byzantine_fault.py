@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from random import Random
 from signal import Signals
@@ -310,6 +312,30 @@ def test_what_was_put_off_and_fails_keeps_no_process_running(
         lab.deployment.stop()
     assert ended == began
     assert done == ["late"]
+
+
+def test_a_process_whose_start_is_under_way_is_stopped_after_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C does not wait for the threads that start processes."""
+    removing, go_on = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def remove(*_: object, **__: object) -> None:
+        removing.set()
+        go_on.wait()
+
+    monkeypatch.setattr(Outliving, "run", remove)
+    monkeypatch.setattr(Outliving, "start", lambda *_: done.append("started"))
+    monkeypatch.setattr(Outliving, "stop", lambda *_: done.append("stopped"))
+    with ThreadPoolExecutor() as pool:
+        pool.submit(lab.deployment.start_node, lab.replicas[0])
+        removing.wait()
+        stopped = pool.submit(lab.deployment.stop)
+        wait([stopped], timeout=0.2)
+        go_on.set()
+        stopped.result()
+    assert done == ["started", "stopped"]
 
 
 def test_the_host_itself_takes_the_order_back_if_nobody_else_does(
