@@ -173,6 +173,7 @@ def browser(profile: Path) -> Iterator[Browser]:
         pass_fds=(commands_there, answers_there),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env=os.environ | {"TMPDIR": str(profile.parent)},  # it leaves a folder there
         start_new_session=True,
     )
     os.close(commands_there)
