@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import pytest
@@ -158,6 +159,11 @@ def _check(
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
     """Skips the test, with the reason, where no browser is installed."""
+    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # its sockets need a short name
+        yield from _browser(profile, scratch)
+
+
+def _browser(profile: Path, scratch: str) -> Iterator[Browser]:
     program = chromium()
     if program is None:
         pytest.skip(f"no headless browser is installed: none of {', '.join(NAMES)}")
@@ -173,7 +179,7 @@ def browser(profile: Path) -> Iterator[Browser]:
         pass_fds=(commands_there, answers_there),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"TMPDIR": str(profile.parent)},  # it leaves a folder there
+        env=os.environ | {"TMPDIR": scratch},  # it leaves a folder there
         start_new_session=True,
     )
     os.close(commands_there)
