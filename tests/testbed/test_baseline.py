@@ -133,11 +133,12 @@ def test_a_stolen_escrow_impersonates_devices_and_stolen_ledgers_do_not(
 
 
 def test_both_are_flooded_through_the_same_door(chain: Result, baseline: Result) -> None:
-    """He sends what either takes of his own device. Its rate is limited, and others are served."""
+    """He sends what either takes of his own device. Its rate is limited, and others are served.
+    (On a busy machine he may stay below that rate: then the gateway is full of what he sends.)"""
     for system in (chain, baseline):
         flood = system.attack("flood")
         assert (flood["verdict"], flood["observed"]) == ("held", 1)
-        assert flood["refused"]["gateway:rate"] > 0
+        assert flood["refused"].keys() & {"gateway:rate", "gateway:busy"}
         assert flood["details"]["goodput_per_s"] > 0
     assert baseline.summary["devices_admitted"] == 3, "the attacker's own is none of the lab's"
 
