@@ -25,7 +25,7 @@ WORKLOAD = "workload: {kind: enrol+data, rate: 4/s, arrivals: uniform, timeout: 
 HELD = f"""
 campaign: held
 {WORKLOAD}
-phases: {{warmup: 6s, attack: 17s, recovery: 2s}}
+phases: {{warmup: 6s, attack: 18s, recovery: 2s}}
 faults:
   - {{id: no-limits, at: 0s, do: gateway.no-limits}}
   - {{id: impersonate, at: 1s, do: device.impersonate, batch: 12}}
@@ -46,8 +46,8 @@ faults:
   - {{id: sybil, at: 9s, do: device.sybil, batch: 10}}
   - {{id: flood, at: 10500ms, for: 4s, do: device.flood, how: invalid, rate: 50/s}}
   - {{id: session, at: 11500ms, do: device.replay, window: other-session, messages: [serial]}}
-  - {{id: crash, at: 13500ms, for: 2s, do: process.crash, on: gateway}}
-  - {{id: restarted, at: 16500ms, do: device.replay, window: after-restart, messages: [data]}}
+  - {{id: crash, at: 13500ms, for: 3s, do: process.crash, on: gateway}}
+  - {{id: restarted, at: 17500ms, do: device.replay, window: after-restart, messages: [data]}}
 """
 # An access request is remembered by its head for 256 blocks (`enrol_window_blocks`).
 BEYOND = """
