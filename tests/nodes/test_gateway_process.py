@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from tests.chain.world import World
 from tests.nodes.gateway_support import lonely_gateway
 
 
-def test_asked_to_end_while_there_is_no_broker_it_ends_at_once_and_well(tmp_path: Path) -> None:
+def test_asked_to_end_while_there_is_no_broker_it_ends_at_once_and_well(
+    tmp_path: Path, connections: list[sqlite3.Connection]
+) -> None:
+    """And closes what it opened: a second try in the same process begins with the same files."""
     config = lonely_gateway(tmp_path)
     secrets = GatewaySecrets(gateway="one", admin="two", devices="5" * 64)
 
@@ -30,6 +34,10 @@ def test_asked_to_end_while_there_is_no_broker_it_ends_at_once_and_well(tmp_path
     with EventLog(tmp_path / "events", "gateway") as events:
         asyncio.run(story(events))
     assert "counts" in [each.event for each in read_events(tmp_path / "events")]
+    assert connections
+    for each in connections:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            each.execute("SELECT 1")
 
 
 def test_a_start_that_fails_leaves_no_file_open(tmp_path: Path) -> None:
