@@ -186,7 +186,7 @@ def _main(args: list[str]) -> int:
 
 
 def _collect_little() -> None:
-    """A program starts a fifth faster so: what it imports is no garbage, and at its end the system
+    """A program starts and ends faster so: what it imports is no garbage, and at its end the system
     frees everything at once."""
     gc.set_threshold(50_000)
     atexit.register(gc.freeze)

@@ -12,14 +12,14 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-__all__ = ["Amount", "Latency", "Number", "Signed", "interval95", "latency", "upper95"]
+__all__ = ["Finite", "Latency", "NonNegative", "Number", "interval95", "latency", "upper95"]
 
 
 # Numbers in a summary, which may come from a stranger: far beyond them no figure can be drawn. What
 # logs can say is within them.
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-Amount = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
-Signed = Annotated[float, msgspec.Meta(ge=-1e18, le=1e18)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
+Finite = Annotated[float, msgspec.Meta(ge=-1e18, le=1e18)]
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,10 +30,10 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     n: Number
-    p50: Amount | None = None
-    p90: Amount | None = None
-    p99: Amount | None = None
-    max: Amount | None = None
+    p50: NonNegative | None = None
+    p90: NonNegative | None = None
+    p99: NonNegative | None = None
+    max: NonNegative | None = None
     censored: Number = 0
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from testbed.checks.stats import Amount, Latency, Number, Signed
+from testbed.checks.stats import Finite, Latency, NonNegative, Number
 from testbed.manifest import Arm, Attempt, RunState, Stage
 from testbed.report.pairing import Estimate
 from testbed.traces.clocks import State
@@ -70,12 +70,12 @@ class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
     applied: bool
     observed: bool
     healed: bool
-    recovery_ms: Amount | None
-    recovery_bound_ms: Amount | None = None
+    recovery_ms: NonNegative | None
+    recovery_bound_ms: NonNegative | None = None
     recovery_state: State | None = None
-    whole_ms: Amount | None = None
+    whole_ms: NonNegative | None = None
     seen: str = ""
-    started_late_ms: Signed | None = None
+    started_late_ms: Finite | None = None
 
 
 class SkippedResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,11 +121,11 @@ class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
     observed: Number
     distinct: Number
     successes: Number
-    upper95: Amount | None
-    allowed: Amount | None = None
+    upper95: NonNegative | None
+    allowed: NonNegative | None = None
     expected: Literal["held", "broken"] = "held"
     verdict: AttackVerdict
-    details: dict[str, Signed] = {}
+    details: dict[str, Finite] = {}
     refused: dict[str, Number] = {}
 
 
@@ -177,11 +177,11 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     phases: tuple[str, ...]
     sent: Number
     answered: Number
-    goodput_per_s: Amount
+    goodput_per_s: NonNegative
     timeout_ms: Number
-    p50_ms: Amount | None = None
-    p99_ms: Amount | None = None
-    max_ms: Amount | None = None
+    p50_ms: NonNegative | None = None
+    p99_ms: NonNegative | None = None
+    max_ms: NonNegative | None = None
 
 
 class LoadTable(msgspec.Struct, frozen=True, kw_only=True):
