@@ -14,7 +14,7 @@ from nodes.replica.memory_store import MemoryStore
 from nodes.switch.clock import ClockOrder, ClockSeam
 from nodes.switch.orders import Orders
 from nodes.switch.store import StoreOrder, StoreSeam
-from tests.nodes.test_store import stored
+from tests.nodes.store_support import stored
 from tests.nodes.test_switch import Emitted
 
 FACT = Durable("proposal", 0, 1, b"data")

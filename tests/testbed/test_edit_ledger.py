@@ -15,7 +15,7 @@ from chain.pbft.effects import Durable
 from nodes.replica.ledger_file import Damaged
 from nodes.replica.sqlite_store import SqliteStore
 from testbed import programs
-from tests.nodes.test_store import GENESIS, sqlite, stored
+from tests.nodes.store_support import GENESIS, sqlite, stored
 
 BLOCKS = 40
 

@@ -35,12 +35,6 @@ pytestmark = pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_mi
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[SshServer]:
-    with SshServer(tmp_path / "sshd") as running:
-        yield running
-
-
-@pytest.fixture
 def host(server: SshServer, tmp_path: Path) -> Iterator[SshHost]:
     with server.host(root=tmp_path / "r") as remote:
         yield remote

@@ -64,7 +64,11 @@ GROUPS = {
     "driver": _Group(("nodes.replica.driver",), ("tests/nodes/test_driver.py",)),
     "stores": _Group(
         ("nodes.replica.ledger_file", "nodes.replica.memory_store", "nodes.replica.sqlite_store"),
-        ("tests/nodes/test_store.py",),
+        (
+            "tests/nodes/test_store.py",
+            "tests/nodes/test_store_damage.py",
+            "tests/nodes/test_store_disk.py",
+        ),
         "kill_9 or both_stores or flipped or any_file",
     ),
 }
