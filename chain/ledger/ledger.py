@@ -1,8 +1,8 @@
 """The chain itself: executes decided proposals into blocks, and checks blocks that come whole.
 
 A head commits to its records and, through each record's `item` digest, to every byte of the
-body; so a body under a head that is proven needs hashing only. The same proposals give the same
-blocks on every replica. Identities are in `registry`, proofs for others in `proof`.
+body. So a body under a proven head needs only hashing. The same proposals give the same blocks on
+every replica. Identities are in `registry`, proofs for others in `proofs`.
 """
 
 from __future__ import annotations

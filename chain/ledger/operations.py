@@ -1,6 +1,6 @@
-"""What devices, administrators and operators sign: a closed set of operations.
+"""The operations that devices, administrators and operators sign: a closed set.
 
-How an operation is signed and opened is in `envelope`, what it does in `rules`.
+`envelope` signs and opens an operation. `rules` says what it does.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Enrol(_Operation, frozen=True, kw_only=True, tag="enrol"):
 
 class EnrolBoard(_Signed, frozen=True, kw_only=True, tag="enrol-board"):
     """An environmental device sponsors a sensor board. It will sign the board's readings. `board`
-    is what people call it. `key` is derived from the secret that board and device share, and signs
+    is a name for people. `key` is derived from the secret that board and device share, and signs
     `possession`: without the secret nobody enrols the board."""
 
     board: Annotated[bytes, msgspec.Meta(min_length=1, max_length=32)]
@@ -167,16 +167,16 @@ class Renew(_Signed, frozen=True, kw_only=True, tag="renew"):
 
 
 class Revoke(_Signed, frozen=True, kw_only=True, tag="revoke"):
-    """Ends a device, whatever key it has now: `target` is any node id that it ever had. Or ends a
-    board."""
+    """Ends a device or a board. `target` is any node id that the device ever had, so it does not
+    matter which key it has now."""
 
     target: Hash
     reason: Text
 
 
 class Grant(_Signed, frozen=True, kw_only=True, tag="grant"):
-    """Replaces a device's privilege and services; its certificate is issued again, for the key that
-    it has by then. `target` is any node id that it ever had."""
+    """Replaces a device's privilege and services. The device's certificate is issued again, for its
+    newest key. `target` is any node id that the device ever had."""
 
     target: Hash
     privilege: Privilege

@@ -5,9 +5,9 @@ take it from each other. `judge` and `screen` only ask; `apply` decides and retu
 leaf. Only endorsed requests and operations of authenticated identities reach `apply`, so only they
 are recorded when refused.
 
-`screen` judges strictly on the executed state. A primary may screen on a state that is up to a
-pipeline window older than a backup's: it may not know yet what refuses a request here. The core
-allows for that, and execution records such a request as refused.
+`screen` judges strictly on the executed state. A primary's state may be up to a pipeline window
+older than a backup's. So it may propose a request that the backup already refuses. The core allows
+for that, and execution records such a request as refused.
 
 The rules are listed in `rules` and written in `admission`, `lifecycle` and `administration`; the
 tables are in `tables`. Signatures are checked before, in `item`. Blocks are made in `ledger`.
@@ -56,8 +56,8 @@ class Registry:
         return self._tables.identities.get(node)
 
     def device(self, node: bytes) -> bytes | None:
-        """The device that holds, or once held, the key with this node id; it is named after its
-        first node id and keeps that name through renewals. None for a stranger."""
+        """The device that holds, or once held, the key with this node id. A device is named after
+        its first node id and keeps that name through renewals. None for a stranger."""
         return self._tables.device(node)
 
     def newest(self, device: bytes) -> Identity | None:

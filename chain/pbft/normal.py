@@ -1,8 +1,8 @@
 """Normal-case operation: PRE-PREPARE, PREPARE, COMMIT, execution, proposing (OSDI'99, 4.1, 4.2).
 
-A handler counts a vote, keeps an offer, and sends the COMMIT or PREPARE that follows from it at
-once. Accepting offers, executing and proposing happen in `settle`, after every input. How requests
-come is in `requests`, checkpoints are in `checkpoint`, retransmission in `status`.
+A handler counts a vote, keeps an offer (a PRE-PREPARE that waits), and sends the COMMIT or PREPARE
+that follows at once. `settle`, after every input, accepts offers, executes and proposes. `requests`
+takes requests, `checkpoint` has the checkpoints, `status` the retransmission.
 """
 
 from __future__ import annotations

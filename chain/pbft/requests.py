@@ -1,4 +1,4 @@
-"""How requests come, are handed to the primary, and wait (OSDI'99, section 4.1).
+"""How requests arrive, are handed to the primary, and wait (OSDI'99, section 4.1).
 
 Bounds are in `pool`; how long a request may wait is in `progress`, batches form in `normal`.
 """

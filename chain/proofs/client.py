@@ -277,12 +277,11 @@ decode_range = _ranges.decode
 class LedgerCopy:
     """A copy of the ledger that its owner has verified itself, from genesis on.
 
-    With `bodies` every block is executed again, so that records, statements and registry are known
-    to be right; without, it holds heads only. `check_signatures` also verifies each record's own
-    signatures, which f+1 seals already vouch for. To resume a stopped copy with bodies, its owner
-    takes the blocks that it kept again; a copy of heads only needs the last head (`resume`).
-    `pruned` counts records that came without payload: whoever hands over blocks can withhold those
-    of data.
+    With `bodies` it executes every block again, so records, statements and registry are known to be
+    right. Without, it holds heads only. `check_signatures` also verifies each record's own
+    signatures, which f+1 seals already vouch for. To resume a copy with bodies, `take` the stored
+    blocks again; a copy of heads needs only the last head (`resume`). `pruned` counts records that
+    came without payload: a source of blocks can withhold the payloads of data.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""Proofs that anybody checks offline from the pinned genesis.
+"""Proofs that anybody can check offline from the pinned genesis.
 
 One thing serves as reply, receipt, light-client proof and certificate proof: a record's statement,
-its Merkle path, the head above it, and the head's signatures by at least f+1 replicas, so that an
-honest one is among them. For a head of epoch e > 0 there are e more of the same: each proves one
-change of the membership. `certificate` makes X.509 certificates of proofs, `export` makes plain
-files.
+its Merkle path, the head above it, and the head's signatures by at least f+1 replicas. At least one
+of these replicas is honest. For a head of epoch e > 0 the proof has e more such inclusions: each
+proves one change of the membership. `certificate` makes X.509 certificates of proofs, `export`
+makes plain files.
 
 Encoding, deterministic CBOR: {"record": inclusion, "epochs": [inclusion, ...]} with inclusion
 {"head": 168 bytes, "leaf": bytes, "path": [32 bytes, ...], "index": int,

@@ -128,7 +128,7 @@ class Bridge:
     # --- from devices -----------------------------------------------------------------------------
 
     def on_up(self, topic: str, payload: bytes, now_ms: int) -> None:
-        """Takes a relayed message. What is wrong with it is counted and answered, not raised."""
+        """Takes a relayed message. Its faults are counted and answered, not raised."""
         up: Up | None = None
         self._came_ns = self._trace.now_ns()
         try:
@@ -162,8 +162,9 @@ class Bridge:
 
     def _pass_over(self, opened: Opened, up: Up, stamped: Stamped, now_ms: int) -> None:
         """Notes that the device had no answer through the relays that rank before this one. Only
-        admitted devices count, because anybody can make keys. Call it for new requests only: others
-        were not lost. After a whole round of relays nobody can tell which ones were asked."""
+        admitted devices count, because anybody can make keys. Call it for new requests only: a
+        known request was not lost. After a whole round of relays it notes nothing, because nobody
+        can tell which relays were asked."""
         ledger = self.chain.ledger
         identity = ledger.registry.identity(opened.operation.node)
         if stamped.tries is None or identity is None or ended(identity, ledger.time_us):
@@ -173,8 +174,8 @@ class Bridge:
             self._stamps.pass_over(ranked[: stamped.tries], up.device, stamped.body, now_ms)
 
     def _within_rate(self, up: Up) -> bool:
-        """A relay's rate is for what it carries. Its own messages, and those of a device without a
-        relay, are also limited to the rate of one device."""
+        """A relay's rate limits everything that it carries. Its own messages, and those of a device
+        without a relay, are also limited to the rate of one device."""
         relays, devices = self._limits.relays, self._limits.devices
         device = f"{up.relay}/{up.device}"
         if up.relay == up.device:
@@ -269,8 +270,8 @@ class Bridge:
         self.counts["sync"] += 1
 
     def _note(self, request: bytes, up: Up | None, outcome: str) -> None:
-        """Counts an outcome. Strangers cause refusals and repetitions as often as they like, so
-        events of these are limited; the counts are complete."""
+        """Counts an outcome, always. Events of refusals and repetitions are limited, because
+        strangers can cause any number of them."""
         self.counts[outcome] += 1
         device, relay = (up.device, up.relay) if up is not None else ("", "")
         if outcome == "accepted" or self._limits.events.admit(relay):
@@ -289,7 +290,8 @@ class Bridge:
     # --- the outbox -------------------------------------------------------------------------------
 
     def take_writes(self) -> Writes | None:
-        """What must be stored next, if anything. Call `written` before the next call."""
+        """The writes that must be stored next, None if there are none. Call `written` before the
+        next call."""
         if not self._fresh and not self._done:
             return None
         writes = Writes(tuple(self._fresh.values()), tuple(self._done))

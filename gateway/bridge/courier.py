@@ -24,8 +24,8 @@ window_entries = 100  # unanswered at once
 class Courier:
     """Call `send` from the event loop and `done` at each answer; `run` is a task.
 
-    `again(payload, tries)` is what to send when `tries` attempts had no answer. The `trace` notes
-    the first one.
+    `again(payload, tries)` is the payload to send after `tries` attempts without an answer. The
+    `trace` notes the first attempt.
     `counts`: sent, resent, done, unacknowledged.
     """
 

@@ -121,7 +121,7 @@ class Follower:
         return len(self._stated - self.removed) >= weak and not self.lagging
 
     def doubt(self) -> None:
-        """To be called if this gateway may have been cut off: what the replicas stated until now
+        """Call it if this gateway may have been cut off: the heights that replicas stated so far
         may be old."""
         self._stated.clear()
 

@@ -1,14 +1,15 @@
 """Who may log in at the broker: a function of the ledger's records, the same at every gateway.
 
-A device has one login, named by the newest key of its lineage. Until that key has signed something,
-the login before it stays too (the voucher's, or that of the key before), so that an answer that was
-lost can be asked for again. Revocation removes every login of the device, whichever of its keys it
-names. Expiry removes them too, in the first block after it, as on the chain. A revoked
-administrator loses both of its logins: as a party of the chain, and as administrator of the broker.
+A device has one login, with the name of its newest key. Until that key has signed something, the
+previous login stays too (the voucher's, or the previous key's), so that the device can ask again
+for a lost answer. Revocation of any of its keys removes every login of the device. Expiry does too,
+in the first block after it, as on the chain. A revoked administrator loses both logins: as a party
+of the chain, and as administrator of the broker.
 
 A voucher's login ends when the voucher is withdrawn or expires, and a factory identity's when it is
-barred. Whoever hands them out adds them: only he knows the password. A factory identity whose root
-was withdrawn keeps its login, because no record names it: it can ask for access and is refused.
+barred. The issuer adds these logins, because only the issuer knows the password. A factory identity
+whose root was withdrawn keeps its login, because no record names it. It can ask for access, and is
+refused.
 """
 
 from __future__ import annotations

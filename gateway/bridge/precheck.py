@@ -1,8 +1,9 @@
-"""What the gateway refuses before any replica gets it, according to its own verified ledger.
+"""The requests that the gateway refuses by its own verified ledger, before any replica gets them.
 
-It refuses only what no later block can make valid: the replicas would refuse it too and would not
-record it. The replicas decide and record what an admitted device may not do (privilege, service).
-A gateway that lags behind refuses too little, never too much.
+It refuses a request only if no later block can make it valid. The replicas would refuse it too, and
+would not record it. If an admitted device asks for something that it may not do (privilege,
+service), the replicas decide and record that. A gateway that lags refuses too little, never too
+much.
 """
 
 from __future__ import annotations

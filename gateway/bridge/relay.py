@@ -1,10 +1,9 @@
-"""What an environmental device does with messages of mobile devices: it carries its share, stamped.
+"""The relaying of an environmental device: it stamps and carries its share of the requests.
 
-Every relay gets every request; `relays` decides which one carries it. The share of a relay that is
-gone falls to the others, and they need not agree on anything: relays that see different sets for a
-moment send a message twice, which the gateway drops by its digest. Each device has its rate here
-already, because the gateway limits the relay for all that it carries. Pure: `nodes.device`
-(`environment`) owns connection and clock.
+Every relay gets every request; `relays` says which one carries it. The others take over the share
+of a relay that is gone, without any agreement: if two relays carry one request, the gateway drops
+the second by its digest. Each device has a rate limit here already, because the gateway limits the
+relay for everything that it carries. Pure: `nodes.device.environment` owns connection and clock.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Which relays are up, and which of them carries a message.
 
-Each relay repeats its status every PRESENCE_S, and its will says that it is gone. A relay that is
-silent for SILENT_MS is gone too. No status is retained. The relays are ranked again for each
-message, by a hash over relay, device and body. So nobody can choose a key that ranks first for a
-device, and a relay that drops messages drops only its share of them. A device without an answer
-counts its tries, and each try goes to the relay that ranks next.
+Each relay repeats its status every PRESENCE_S, and its MQTT will says that it is gone. A relay that
+is silent for SILENT_MS counts as gone too. No status is retained. A hash over relay, device and
+body ranks the relays for each message. So nobody can choose a key that ranks first for a device,
+and a relay that drops messages drops only its share. A device without an answer counts its tries,
+and each try goes to the relay that ranks next.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.mqtt.topics import Status, parse
 __all__ = ["ONLINE", "Relays"]
 
 ONLINE = b"relay"
-"""What a relay says in its status while it is up; its will says nothing (b"")."""
+"""The status of a relay that is up. Its will is the empty status, b""."""
 
 RELAYS_MAX = 1024
 SILENT_MS = int(3.5 * PRESENCE_S * 1000)

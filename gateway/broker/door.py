@@ -5,11 +5,11 @@ authenticates, lets anybody take over a client id, checks no will, reads packets
 waits without limit for the first byte and ignores the keep-alive. So the door owns the sockets. It
 reads each packet strictly (`gateway.mqtt.packets`), checks the rights (`store`) and the limits
 (`DoorLimits`), and only then passes the bytes on. Publishes go to the broker as calls. The door
-also carries out the administrator's commands, which are those of Mosquitto's dynamic-security
+also carries out the administrator's commands, the same as those of Mosquitto's dynamic-security
 plugin.
 
-A refusal closes the connection and is counted by reason. A refused subscription does not: amqtt
-answers it with a failure code.
+A refusal closes the connection and is counted by reason. Only a refused subscription leaves it
+open: amqtt answers it with a failure code.
 """
 
 from __future__ import annotations

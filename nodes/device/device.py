@@ -2,11 +2,11 @@
 
 Mobile and environmental devices share this; they differ in how a message leaves them (`Uplink`).
 The device trusts its genesis document only: every answer is a proof that it verifies itself.
-Its copy of the ledger is in `ledger_sync`, what it was given to send in `sender`, how it keeps its
-certificate alive in `renewal`.
+`ledger_sync` has its copy of the ledger, `sender` the readings to send, `renewal` the renewal of
+its certificate. `process` runs it.
 
-A request is forgotten only after what follows from its answer has been done. Whatever is killed in
-between, the request goes out again, and the gateway answers it again.
+A request is forgotten only after its answer was handled. If a process is killed before that, the
+device sends the request again, and the gateway answers it again.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Refused(Exception):
 
 
 Answer = Statement | Refused
-"""The outcome of a request: the chain's record (`status` says whether it was allowed), or who
-refused it before that."""
+"""The outcome of a request: the chain's record (`status` says whether it was allowed), or an
+earlier refusal."""
 
 
 class Uplink(Protocol):

@@ -40,8 +40,8 @@ SOURCES_MAX = 4_096
 
 
 class RelayUplink:
-    """Its own messages go straight to the gateway, stamped; others' are relayed, at most
-    RELAYED_MAX at a time: devices send again what is not answered."""
+    """Stamps its own messages and sends them straight to the gateway. Relays others' messages, at
+    most RELAYED_MAX at a time; a device sends a message again if it is not answered."""
 
     def __init__(self, net: str, events: EventLog, trace: Trace = NO_TRACE) -> None:
         self._net = net
@@ -82,7 +82,7 @@ class RelayUplink:
         login.relayed.start(self.carry(login, *passed_on))
 
     async def carry(self, login: Login, topic: str, payload: bytes) -> None:
-        """Bring another device's message to the gateway."""
+        """Publishes another device's message to the gateway."""
         self._note(Hop.RELAY_OUT, payload)
         try:
             await login.client.publish(topic, payload, deadline_s=CARRY_S_MAX)

@@ -1,7 +1,7 @@
 """`python -m nodes.device.mobile --config FILE`: a mobile device, carried by a user.
 
-Its messages go to any relay that hears them. At each time of its plan it sends what its
-sensor reads.
+Its messages go to all relays; one of them carries each message. At each time of its plan it sends
+a reading of its sensor.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class MobileUplink:
 
 class Readings:
     """A reading is due at each time of the plan, even if earlier ones are not answered. A change of
-    the key skips none. A process that was started again leaves out what was due before its start:
-    the earlier one may have sent it.
+    the key skips none. A restarted process leaves out readings that were due before its start: the
+    earlier process may have sent them.
     """
 
     def __init__(self, device: str) -> None:

@@ -6,9 +6,8 @@ until f+1 replicas have stated a height since the start or since the broker was 
 gateway that was cut off would add what another gateway has removed. Requests that devices repeat
 change nothing at the broker.
 
-The height up to which the broker has all changes on its disk is kept in a file: after a restart
-only newer blocks are gone through again. Every change is repeatable, and several gateways may make
-the same one.
+A file keeps the height up to which the broker has all changes on its disk. After a restart, only
+newer blocks are read again. Every change is repeatable, and several gateways may make the same one.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class _Cursor(msgspec.Struct):
 
 
 class Chain(Protocol):
-    """What is known of the ledger here (`gateway.bridge.follower`)."""
+    """What this gateway knows of the ledger (`gateway.bridge.follower`)."""
 
     @property
     def height(self) -> int: ...

@@ -3,8 +3,8 @@ links.
 
 `gateway.bridge.bridge` decides. `replica_links` holds the links to replicas, `broker_logins` the
 logins of other parties. This module receives messages from the broker and sends the answers. It
-writes what must not be lost to disk outside the event loop: requests that arrive during one write
-share the next.
+writes requests to disk outside the event loop: requests that arrive during one write share the
+next.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ COUNTS_S = 1.0  # between two logs of counts that grow: a kill loses little
 
 
 class GatewayProcess:
-    """Implements `bridge.Outside`. What it opens is closed by `files`, also if it cannot be made:
-    the next try, in the same process, needs the outbox."""
+    """Implements `bridge.Outside`. `files` closes everything that it opens, even if `__init__`
+    fails: the next try, in the same process, needs the outbox."""
 
     def __init__(
         self,

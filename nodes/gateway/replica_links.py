@@ -1,9 +1,9 @@
 """The gateway's links to the replicas: which one is primary, and what each is asked for.
 
-Two replicas send whole blocks, all others only their signed heads (`gateway.bridge.sources`). A
-replica that ran so far ahead that its seals were not kept, or that was silent, is asked again from
-our height on: that costs nothing, and a request may have been lost with a link. The links are
-mutual TLS straight to each replica: consensus never crosses the broker.
+Two replicas send whole blocks, all others only their signed heads (`gateway.bridge.sources`). The
+gateway subscribes again, from its own height on, if a replica was silent or ran so far ahead that
+its seals were not kept. That costs nothing, and the first subscription may have been lost with a
+link. The links are mutual TLS straight to each replica: consensus never crosses the broker.
 """
 
 from __future__ import annotations

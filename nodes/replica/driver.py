@@ -3,12 +3,12 @@
 `Driver` is synchronous and knows no event loop. The replica process feeds it what arrived and which
 timers fired; the simulator does the same in virtual time. Only the ports differ.
 
-The rule is **persist, then send**: what was written before a `Sync` is durable before anything
-after it leaves. A step handles several inputs, collects what they persist and send, commits if one
-of them asked for a `Sync`, and sends only then. What is not committed now is committed with the
-next step that has to. Blocks are written in the same transactions. A reply (`Seal`) needs no sync
-for its block: q replicas hold the prepared certificate durably, and the head is a function of the
-chain.
+The rule is **persist, then send**: everything persisted before a `Sync` is durable before anything
+that follows the `Sync` leaves. A step handles several inputs and collects their writes and
+messages. If one of them asked for a `Sync`, the step commits; only then does it send. Otherwise its
+writes wait for the next commit. Blocks are written in the same transactions. A reply (`Seal`) needs
+no sync for its block: q replicas hold the prepared certificate durably, and the head is a function
+of the chain.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One replica without an event loop: ledger, core, verifier, gateways and driver put together.
 
-The replica process feeds it from sockets and real timers, the simulator from virtual ones. What
-arrived is first *verified* (decoded and verified: pure, so it may run in threads, in bulk) and then
-handled in one *step* (persist, then send).
+The replica process feeds it from sockets and real timers, the simulator from virtual ones. Frames
+are first *verified* (decoded, signatures checked: pure, so threads may do it, many at a time). Then
+one *step* handles them (persist, then send).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ __all__ = ["Service", "Superfluous", "Verified"]
 
 @final
 class Superfluous(msgspec.Struct, frozen=True):
-    """Dropped without verifying its signatures: a vote on what is decided here already, a batch
-    that nobody asked for, or one that is proposed in another view."""
+    """A message that is dropped before its signatures are verified: a vote on something that is
+    decided already, a batch that nobody asked for, or a batch proposed in another view."""
 
 
 # A frame after verification: what it was, or why it is refused.

@@ -1,10 +1,10 @@
 """Frames that wait to be verified: bounded per party, taken fairly.
 
 A party that floods fills its own queue; then the wire stops reading from it. Each turn takes at
-most `TURN_BYTES_MAX` and `TURN_FRAMES_MAX` of each party, and of another replica only
-`PEER_FRAMES_MAX` frames: honest replicas send a few for each block, and a Byzantine one must not
-keep us busy for longer. Clients' requests come by the hundred; a batch forms from what one turn
-took.
+most `TURN_BYTES_MAX` and `TURN_FRAMES_MAX` from each party, and from another replica only
+`PEER_FRAMES_MAX` frames: an honest replica sends a few for each block, and a Byzantine one must not
+keep us busy for longer. Requests of clients come by the hundred; the requests of one turn form a
+batch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One party's link: length-prefixed frames in both directions, bounded in both.
 
-A frame is a 4-byte big-endian length and that many bytes. The length is checked before anything is
-read for it. What the other end does not take waits in a bounded queue; its oldest frame is dropped
-first, and STATUS messages lead to it being sent again. `tls_wire` makes the connections.
+A frame is a 4-byte big-endian length and that many bytes. The length is checked before the frame is
+read. Frames that the other end does not take yet wait in a bounded queue. A full queue drops its
+oldest frame; after a STATUS message that frame is sent again. `tls_wire` makes the connections.
 """
 
 from __future__ import annotations

@@ -107,8 +107,8 @@ class TlsWire:
             self._tally.add(self._tally.sent, party, frame)
 
     def together(self, release: Callable[[], None]) -> None:
-        """What `release` sends leaves now, in one write to each party. Otherwise the loop might
-        read other frames first, and would need one more round."""
+        """Calls `release` and sends its frames now, in one write to each party. Otherwise the loop
+        might read other frames first, and would need one more round."""
         self._gathering = True
         release()
         self._gathering = False
