@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from testbed.emulate.lab import EmulatedLab, down, up
 from testbed.emulate.plan import Options
 from testbed.emulate.preflight import missing
@@ -30,9 +32,12 @@ def emulated(
     disk_mb: int = 256,
     wrong_clock: bool = False,
 ) -> Iterator[EmulatedLab]:
-    """A lab that is down again whatever happens; the login is `pi`, on systemd."""
+    """A lab that is down again whatever happens; the login is `pi`, on systemd. The test is skipped
+    where there can be none."""
+    options = Options(hosts, boards, cpu_percent, disk_mb, wrong_clock=wrong_clock)
+    if gaps := missing(options):
+        pytest.skip("; ".join(gaps))
     try:
-        options = Options(hosts, boards, cpu_percent, disk_mb, wrong_clock=wrong_clock)
         yield up(out, options)
     finally:
         down(out)

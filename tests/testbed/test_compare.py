@@ -26,11 +26,6 @@ from tests.testbed.drawn import words
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    return Story(tmp_path_factory.mktemp("story"))
-
-
-@pytest.fixture(scope="module")
 def pair(story: Story, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
     """The same six trials twice; the second time data took twice as long under faults."""
     out = tmp_path_factory.mktemp("pair")

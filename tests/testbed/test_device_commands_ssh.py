@@ -7,14 +7,11 @@ from pathlib import Path
 import pytest
 
 from testbed.emulate.lab import EmulatedLab
-from tests.testbed.emulate_support import emulated, emulation_missing, host
+from tests.testbed.emulate_support import emulated, host
 from tests.testbed.hosts_support import eventually
 from tests.testbed.operator_support import Operator
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
-]
+pytestmark = pytest.mark.lab
 
 
 def inventory_of(lab: EmulatedLab) -> str:

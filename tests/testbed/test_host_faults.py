@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from testbed.care.dead_man import arm, armed
@@ -13,28 +11,12 @@ from testbed.faults.host import RebootBySystem
 from testbed.hosts.port import HostFault, NodeCommand
 from testbed.hosts.ssh import SshHost
 from testbed.programs import shell
-from tests.testbed.emulate_support import emulated, emulation_missing, host
 from tests.testbed.hosts_support import eventually
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
-]
+pytestmark = pytest.mark.lab
 
 FILL = shell("faults/on_host/fill.sh", "fault-full")
 ROOM = NodeCommand(("rm", "-f", "fault-full", "fault-full.rest"))
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLab]:
-    with emulated(tmp_path_factory.mktemp("lab") / "out", hosts=1) as running:
-        yield running
-
-
-@pytest.fixture
-def pi01(lab: EmulatedLab) -> Iterator[SshHost]:
-    with host(lab, "pi01") as inside:
-        yield inside
 
 
 def free_kb(inside: SshHost) -> int:
@@ -70,11 +52,11 @@ def test_a_host_restarts_in_good_order_and_is_known_by_its_boot_id(pi01: SshHost
 
 
 def test_a_dark_host_is_switched_on_when_its_orchestrator_is_gone(
-    lab: EmulatedLab, pi01: SshHost
+    one_host: EmulatedLab, pi01: SshHost
 ) -> None:
     """The end of the guardian's time stands for it; its pipe is in `test_guardian`."""
-    lab.power("pi01", "off")
+    one_host.power("pi01", "off")
     assert boot_of(pi01) is None
-    guardian = Guardian(lab.inventory, ["pi01"], 0.1)
+    guardian = Guardian(one_host.inventory, ["pi01"], 0.1)
     eventually(lambda: boot_of(pi01) is not None)
     guardian.dismiss()

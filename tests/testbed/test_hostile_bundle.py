@@ -34,16 +34,6 @@ EVIL = "x\x1b]0;owned\x07\x1b[2J\r\x9b5A\u202e\n  forged row  data  ok  255"
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    return Story(tmp_path_factory.mktemp("story"))
-
-
-@pytest.fixture
-def run(story: Story, tmp_path: Path) -> RunFolder:
-    return story.copy(tmp_path)
-
-
 # --- databases ------------------------------------------------------------------------------------
 
 

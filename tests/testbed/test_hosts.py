@@ -36,7 +36,7 @@ from testbed.hosts.port import (
     UnitState,
 )
 from testbed.hosts.supervise import SupervisedUnit
-from tests.testbed.emulate_support import emulated, emulation_missing
+from tests.testbed.emulate_support import emulated
 from tests.testbed.emulate_support import host as emulated_host
 from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
 
@@ -69,8 +69,6 @@ NASTY = [
 
 @pytest.fixture(scope="module")
 def systemd_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLab]:
-    if missing := emulation_missing():
-        pytest.skip(missing)
     with emulated(tmp_path_factory.mktemp("lab") / "out", hosts=1) as lab:
         yield lab
 

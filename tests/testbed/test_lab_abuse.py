@@ -20,14 +20,10 @@ from testbed.emulate.plan import Board
 from testbed.hosts.ssh import SshHost
 from testbed.provision.configs import EVENTS
 from tests.testbed.command_line import run_testbed
-from tests.testbed.emulate_support import emulated, emulation_missing, host, sudo
+from tests.testbed.emulate_support import emulated, host, sudo
 from tests.testbed.hosts_support import eventually
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.soak,
-    pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
-]
+pytestmark = [pytest.mark.lab, pytest.mark.soak]
 
 CALM = """\
 schema: testbed.campaign/1

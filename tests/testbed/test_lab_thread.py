@@ -33,13 +33,10 @@ from testbed.hosts.port import Unit
 from testbed.hosts.ssh import SshHost
 from testbed.provision.ready import interpreters
 from tests.testbed.command_line import run_testbed
-from tests.testbed.emulate_support import emulated, emulation_missing, host, sudo
+from tests.testbed.emulate_support import emulated, host, sudo
 from tests.testbed.hosts_support import eventually
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
-]
+pytestmark = pytest.mark.lab
 
 # The quick-start, shorter.
 CAMPAIGN = """\

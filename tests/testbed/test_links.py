@@ -36,7 +36,7 @@ from testbed.links.on_host import HostLinks
 from testbed.links.port import Links, Way
 from testbed.programs import shell
 from testbed.provision.deployment import Deployment
-from tests.testbed.emulate_support import emulated, emulation_missing, host, sudo
+from tests.testbed.emulate_support import emulated, host, sudo
 from tests.testbed.hosts_support import eventually
 from tests.testbed.network_support import AS_NOBODY, NEEDS_ROOT, in_a_network
 
@@ -225,8 +225,6 @@ class TwoHosts:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
-    if emulation_missing():
-        pytest.skip(emulation_missing())
     with ExitStack() as stack:
         running = stack.enter_context(emulated(tmp_path_factory.mktemp("lab") / "out", hosts=2))
         hosts = {name: stack.enter_context(host(running, name)) for name in ("pi01", "pi02")}

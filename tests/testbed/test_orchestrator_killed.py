@@ -27,7 +27,7 @@ from testbed.faults.switch import SWITCH
 from testbed.hosts.port import HostFault
 from testbed.hosts.ssh import SshHost
 from tests.testbed.command_line import run_testbed
-from tests.testbed.emulate_support import emulated, emulation_missing, host
+from tests.testbed.emulate_support import emulated, host
 from tests.testbed.hosts_support import eventually
 from tests.testbed.kind_examples import campaign, event, lasting
 from tests.testbed.labs import local_lab
@@ -225,7 +225,6 @@ def killed_in_the_middle(
 
 @pytest.mark.soak
 @pytest.mark.lab
-@pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing())
 def test_hosts_undo_several_kinds_by_themselves(
     begin: Callable[[Path, str], Orchestrator], lab: EmulatedLab
 ) -> None:
@@ -245,7 +244,6 @@ def test_hosts_undo_several_kinds_by_themselves(
 
 @pytest.mark.lab
 @pytest.mark.soak
-@pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing())
 @EACH
 def test_hosts_undo_it_by_themselves(
     begin: Callable[[Path, str], Orchestrator], lab: EmulatedLab, kind: Kind

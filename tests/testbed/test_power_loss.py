@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from testbed.care.dead_man import arm, armed, disarm, fire, survives_restarts, wake
-from testbed.care.restore import leftover, restore
+from testbed.care.restore import leftover
 from testbed.emulate.lab import EmulatedLab
 from testbed.hosts.port import NodeCommand, Unit, UnitState
 from testbed.hosts.ssh import SshHost
-from tests.testbed.emulate_support import emulated, emulation_missing, host
 from tests.testbed.hosts_support import eventually
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
-]
+pytestmark = pytest.mark.lab
 
 REPLICA = Unit("replica", ("sh", "-c", "exec sleep 600"))
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLab]:
-    with emulated(tmp_path_factory.mktemp("lab") / "out", hosts=1) as running:
-        yield running
-
-
-@pytest.fixture
-def pi01(lab: EmulatedLab) -> Iterator[SshHost]:
-    with host(lab, "pi01") as inside:
-        inside.run(["true"])
-        yield inside
-        restore(inside, lambda _: None)
 
 
 def note(word: str) -> NodeCommand:
@@ -45,13 +25,13 @@ def notes(inside: SshHost) -> list[str]:
 
 
 def test_an_undo_that_a_power_cut_kept_waiting_goes_on_at_the_next_contact(
-    lab: EmulatedLab, pi01: SshHost
+    one_host: EmulatedLab, pi01: SshHost
 ) -> None:
     """Overdue it happens at once; with time left it waits; never twice, whoever asks again."""
     arm(pi01, "overdue", 600, note("overdue"))
     arm(pi01, "later", 600, note("later"))
-    lab.power("pi01", "off")
-    lab.power("pi01", "on")
+    one_host.power("pi01", "off")
+    one_host.power("pi01", "on")
     waiting = {one.name: one.left_s for one in armed(pi01)}
     assert set(waiting) == {"overdue", "later"}, "power cuts lose sleepers, not undos"
     pi01.put(b"1\n", "undo/overdue/due")  # long ago
@@ -67,7 +47,7 @@ def test_an_undo_that_a_power_cut_kept_waiting_goes_on_at_the_next_contact(
 
 
 def test_one_that_was_disarmed_after_the_power_cut_never_happens(
-    lab: EmulatedLab, pi01: SshHost
+    one_host: EmulatedLab, pi01: SshHost
 ) -> None:
     """And its old process id is nobody's to kill: it may be another process's by now."""
     pi01.run(["rm", "-f", "notes"])
@@ -83,13 +63,13 @@ def test_one_that_was_disarmed_after_the_power_cut_never_happens(
 
 
 def test_an_undo_that_power_was_cut_in_the_middle_of_is_begun_again(
-    lab: EmulatedLab, pi01: SshHost
+    one_host: EmulatedLab, pi01: SshHost
 ) -> None:
     pi01.run(["rm", "-f", "notes"])
     slow = "echo begun >>notes; [ -e quick ] || exec sleep 600; echo done >>notes"
     arm(pi01, "slow", 1, NodeCommand(("sh", "-c", slow)))
     eventually(lambda: notes(pi01) == ["begun"])
-    lab.power("pi01", "cycle")
+    one_host.power("pi01", "cycle")
     pi01.run(["touch", "quick"])
     assert [one.name for one in wake(pi01)] == ["slow"]
     eventually(lambda: notes(pi01) == ["begun", "begun", "done"])
@@ -109,12 +89,12 @@ def test_a_clock_that_starts_in_the_past_does_not_make_it_wait_longer(pi01: SshH
 
 
 def test_a_held_down_process_comes_back_by_itself_and_nothing_is_left(
-    lab: EmulatedLab, pi01: SshHost
+    one_host: EmulatedLab, pi01: SshHost
 ) -> None:
     """Nobody connects between the power cut and the undo but who looks."""
     with survives_restarts([pi01]):
         _hold_down(pi01)
-        lab.power("pi01", "cycle")
+        one_host.power("pi01", "cycle")
         eventually(lambda: pi01.status("replica").state is UnitState.ACTIVE, deadline_s=60)
         assert armed(pi01) == []
         pi01.stop("replica")

@@ -30,7 +30,7 @@ from testbed.provision.configs import EVENTS, STORE
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node, layout
 from testbed.provision.ready import interpreters
-from tests.testbed.emulate_support import emulated, emulation_missing, host, sudo
+from tests.testbed.emulate_support import emulated, host, sudo
 from tests.testbed.hosts_support import free_port, ssh_server_missing
 from tests.testbed.lab_support import SshLab, ssh_lab
 
@@ -52,8 +52,6 @@ def provision(
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLab]:
     """Two hosts; the second has `umask 077`."""
-    if missing := emulation_missing():
-        pytest.skip(missing)
     with emulated(tmp_path_factory.mktemp("lab") / "out", hosts=2, disk_mb=512) as running:
         yield running
 

@@ -46,11 +46,6 @@ def test_a_lost_host_is_reported_once_with_the_time_since_its_last_answer() -> N
     assert [each["what"] for each in ears.written] == ["host-lost", "host-back"]
 
 
-@pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    return Story(tmp_path_factory.mktemp("story"))
-
-
 def lose(run: RunFolder, host: str, at_ms: int, back_s: int | None = None) -> None:
     """As the orchestrator of a run writes it down."""
     path = run.raw / "run.jsonl"

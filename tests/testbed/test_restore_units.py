@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from testbed.care.dead_man import arm
 from testbed.care.restore import leftover, restore
-from testbed.emulate.lab import EmulatedLab
 from testbed.hosts.port import HostFault, NodeCommand, Unit, UnitState
 from testbed.hosts.ssh import SshHost
-from tests.testbed.emulate_support import emulated, emulation_missing, host
 from tests.testbed.hosts_support import eventually
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
-]
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLab]:
-    with emulated(tmp_path_factory.mktemp("lab") / "out", hosts=1) as running:
-        yield running
-
-
-@pytest.fixture
-def pi01(lab: EmulatedLab) -> Iterator[SshHost]:
-    with host(lab, "pi01") as inside:
-        yield inside
-        restore(inside, lambda _: None)
+pytestmark = pytest.mark.lab
 
 
 def test_a_held_down_unit_comes_back_by_itself(pi01: SshHost) -> None:

@@ -32,6 +32,7 @@ from testbed.campaign.expand import expand
 from testbed.campaign.file import load_campaign
 from testbed.campaign.resume import redo, resumable
 from testbed.errors import ConfigurationError, LabFault, LockedError
+from tests.testbed.labs import local_lab
 
 CAMPAIGN = """\
 schema: testbed.campaign/1
@@ -44,17 +45,6 @@ faults:
   - {id: kill-backup, at: 200ms, for: 1500ms, do: process.crash, on: backup(1)}
 expect:
   safety: [agreement, validity, exactly-once, no-unauthorised-commit]
-"""
-SMALL = """\
-schema: testbed.inventory/1
-lab: small
-hosts:
-  r1: {connection: local, roles: [replica]}
-  r2: {connection: local, roles: [replica]}
-  r3: {connection: local, roles: [replica]}
-  r4: {connection: local, roles: [replica]}
-  gw1: {connection: local, roles: [gateway, broker]}
-  phones: {connection: local, roles: [mobile], mobiles: 1}
 """
 PHASE_S_MAX = 90.0
 ENDED_S_MAX = 150.0
@@ -419,7 +409,7 @@ def test_interrupted_in_run_2_killed_in_run_2_complete_at_the_end(
     """Both runs of a trial, three sittings: no run is lost, made twice or mixed. (Whether so short
     a run counts depends on how busy the machine is.)"""
     out, small = tmp_path / "results", tmp_path / "small.yaml"
-    small.write_text(SMALL)
+    small.write_text(local_lab(mobiles=1, boards=0))
     change_file(campaign, "{count: 2, order: ABBA}", "{count: 1, order: AB}")
     first = begun("run", str(campaign), "-i", str(small), "--out", str(out))
     first.until("run 2 of 2 (faults, trial 0)")

@@ -33,16 +33,6 @@ ROOT = Path(__file__).parents[2]
 PROPERTIES = {"agreement", "validity", "exactly-once", "no-unauthorised-commit", "durability"}
 
 
-@pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    return Story(tmp_path_factory.mktemp("story"))
-
-
-@pytest.fixture
-def run(story: Story, tmp_path: Path) -> RunFolder:
-    return story.copy(tmp_path)
-
-
 # --- the table ----------------------------------------------------------------------------------
 
 
