@@ -1,7 +1,7 @@
 """The command line `testbed`: finds a command, runs it, turns errors into messages and exit codes.
 
-Each command is one module of `testbed/commands/` with a Typer `app`, and one line of `COMMANDS`. It
-is imported only when it is called: `testbed --help` imports none of them.
+Each command is one module of `testbed/commands/`, and one line of `SECTIONS`. It is imported only
+when it is called: `testbed --help` imports none of them.
 
 Exit codes: 0 passed, 1 a property failed (a command raises `typer.Exit(1)`), 2 usage or
 configuration, 3 infrastructure, 4 partial, 5 locked, 6 restore incomplete, 130 interrupted.
@@ -25,7 +25,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -34,64 +34,59 @@ from testbed.errors import TestbedError
 from testbed.printed import as_typed, using
 from testbed.terminal import guarded
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "app_of", "main"]
 
-# name: (module of testbed.commands, what `testbed --help` says)
-COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "inventory": ("inventory", "Check and show the file that describes a lab."),
-    "campaign": ("campaign", "List and check campaign files."),
-    "doctor": ("doctor", "Check every host and board, and say how to fix what is wrong."),
-    "provision": ("provision", "Install on the hosts what a run needs."),
-    "deprovision": ("deprovision", "Remove everything of the testbed from the hosts."),
-    "flash": ("flash", "Write firmware and key to sensor boards."),
-    "board": ("board", "Show the sensor boards and their state."),
-    "power": ("power", "Switch a host off and on."),
-    "ssh": ("ssh", "Log in to a host, or run one command there."),
-    "console": ("console", "Talk with a board over its serial line."),
-    "logs": ("logs", "Print the logs of a lab's processes."),
-    "status": ("status", "Show who uses the hosts, and the state of each process."),
-    "restore": ("restore", "Bring hosts back to a clean state, whatever happened."),
-    "quarantine": ("quarantine", "Exclude a host from every campaign, or take it back."),
-    "lock": ("lock", "Reserve hosts for yourself."),
-    "unlock": ("unlock", "Release hosts, or take them over from somebody else."),
-    "up": ("up", "Deploy a lab and keep it running."),
-    "down": ("down", "Stop a running lab."),
-    "device": ("device", "List, admit, renew and revoke devices of a running lab."),
-    "admin": ("admin", "List and add administrators and manufacturers' roots of a running lab."),
-    "restart": ("restart", "Start a process of a running lab again."),
-    "collect": ("collect", "Write a result bundle of a running lab, while it goes on."),
-    "soak": ("soak", "Disturb a running lab for a while; say what was lost."),
-    "refusals": ("refusals", "Try what must be refused; say which layer refused it."),
-    "run": ("run", "Run a campaign and write a result bundle."),
-    "watch": ("watch", "Follow a campaign that another terminal runs."),
-    "abort": ("abort", "List the active faults of a run, or heal one now."),
-    "resume": ("resume", "Continue a campaign that was interrupted."),
-    "report": ("report", "Rebuild the report of a run from its raw files."),
-    "verify-bundle": (
-        "verify_bundle",
-        "Check that a bundle is complete and unchanged.",
-    ),
-    "compare": ("compare", "Compare results: ratios with confidence intervals."),
-    "ledger": ("ledger", "Verify and show stored ledgers, prove certificates."),
-    "plan": ("plan", "Print the exact schedule of a campaign; change nothing."),
-    "simulate": ("simulate", "Attack the consensus in a deterministic simulation."),
-    "model": ("model", "Compute the risk of small groups, and time to consensus over N."),
-    "bench": ("bench", "Measure speed, as a ratio to a limit measured in the same run."),
-    "emulate": ("emulate", "Make a lab of emulated hosts with SSH servers on this machine."),
+# The sections of `testbed --help`: its commands, and what it says of each.
+SECTIONS: Final = {
+    "Campaigns": {
+        "run": "Run a campaign and write a result bundle.",
+        "watch": "Follow a campaign that another terminal runs.",
+        "abort": "List the active faults of a run, or heal one now.",
+        "resume": "Continue a campaign that was interrupted.",
+        "plan": "Print the exact schedule of a campaign; change nothing.",
+        "campaign": "List and check campaign files.",
+    },
+    "Results": {
+        "report": "Rebuild the report of a run from its raw files.",
+        "compare": "Compare results: ratios with confidence intervals.",
+        "verify-bundle": "Check that a bundle is complete and unchanged.",
+        "ledger": "Verify and show stored ledgers, prove certificates.",
+    },
+    "Lab": {
+        "inventory": "Check and show the file that describes a lab.",
+        "doctor": "Check every host and board, and say how to fix what is wrong.",
+        "provision": "Install on the hosts what a run needs.",
+        "flash": "Write firmware and key to sensor boards.",
+        "board": "Show the sensor boards and their state.",
+        "power": "Switch a host off and on.",
+        "status": "Show who uses the hosts, and the state of each process.",
+        "ssh": "Log in to a host, or run one command there.",
+        "console": "Talk with a board over its serial line.",
+        "logs": "Print the logs of a lab's processes.",
+        "restore": "Bring hosts back to a clean state, whatever happened.",
+        "quarantine": "Exclude a host from every campaign, or take it back.",
+        "lock": "Reserve hosts for yourself.",
+        "unlock": "Release hosts, or take them over from somebody else.",
+        "deprovision": "Remove everything of the testbed from the hosts.",
+    },
+    "Running lab": {
+        "up": "Deploy a lab and keep it running.",
+        "device": "List, admit, renew and revoke devices of a running lab.",
+        "admin": "List and add administrators and manufacturers' roots of a running lab.",
+        "restart": "Start a process of a running lab again.",
+        "collect": "Write a result bundle of a running lab, while it goes on.",
+        "refusals": "Try what must be refused; say which layer refused it.",
+        "soak": "Disturb a running lab for a while; say what was lost.",
+        "down": "Stop a running lab.",
+    },
+    "Without a lab": {
+        "simulate": "Attack the consensus in a deterministic simulation.",
+        "model": "Compute the risk of small groups, and time to consensus over N.",
+        "bench": "Measure speed, as a ratio to a limit measured in the same run.",
+        "emulate": "Make a lab of emulated hosts with SSH servers on this machine.",
+    },
 }
-
-# The sections of `testbed --help`. Commands in no section come last.
-SECTIONS: Final[dict[str, tuple[str, ...]]] = {
-    "Campaigns": ("run", "watch", "abort", "resume", "plan", "campaign"),
-    "Results": ("report", "compare", "verify-bundle", "ledger"),
-    "Lab": (
-        *("inventory", "doctor", "provision", "flash", "board", "power", "status"),
-        *("ssh", "console", "logs"),
-        *("restore", "quarantine", "lock", "unlock", "deprovision"),
-    ),
-    "Running lab": ("up", "device", "admin", "restart", "collect", "refusals", "soak", "down"),
-    "Without a lab": ("simulate", "model", "bench", "emulate"),
-}
+COMMANDS: Final = {name: text for commands in SECTIONS.values() for name, text in commands.items()}
 
 _USAGE: Final = 2
 _INFRASTRUCTURE: Final = 3
@@ -103,28 +98,36 @@ class _LazyGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        for name, (_, summary) in COMMANDS.items():
+        for name, summary in COMMANDS.items():
             self.commands[name] = TyperCommand(name, help=summary)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        sorted_in = {name for names in SECTIONS.values() for name in names}
-        others = tuple(name for name in COMMANDS if name not in sorted_in)
         width = max(map(len, COMMANDS))
-        for title, names in {**SECTIONS, "Others": others}.items():
-            if names:
-                with formatter.section(title):
-                    formatter.write_dl([(name.ljust(width), COMMANDS[name][1]) for name in names])
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
-            app: typer.Typer = importlib.import_module(f"testbed.commands.{COMMANDS[name][0]}").app
+            app = app_of(name)
             app.rich_markup_mode = None  # plain help starts in half the time, and works in pipes
             command = typer.main.get_command(app)
             command.name = name
             for sub in getattr(command, "commands", {}).values():
                 sub.short_help = sub.short_help or _first_sentence(sub.help or "")
         return name, command, rest
+
+
+def app_of(name: str) -> typer.Typer:
+    """The program of one command. Imports its module."""
+    word = name.replace("-", "_")
+    module = importlib.import_module(f"testbed.commands.{word}")
+    if hasattr(module, "app"):
+        return cast(typer.Typer, module.app)
+    app = typer.Typer(add_completion=False)
+    app.command()(getattr(module, word))
+    return app
 
 
 def _first_sentence(text: str) -> str:

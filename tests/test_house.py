@@ -92,7 +92,7 @@ def test_each_subfolder_is_a_room(folder: str) -> None:
 
 def test_commands_import_no_commands() -> None:
     """What two commands share stands beside them (`options`, `fleet`, `judging`), or below."""
-    commands = {f"testbed.commands.{module}" for module, _ in COMMANDS.values()}
+    commands = {f"testbed.commands.{name.replace('-', '_')}" for name in COMMANDS}
     wrong = [
         f"{module} imports {imported}"
         for module, imported in edges()

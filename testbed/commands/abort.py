@@ -12,12 +12,9 @@ from testbed.bundle import find_bundle
 from testbed.campaign.abort import abort_fault, active_faults, run_under_way
 from testbed.commands.options import CheckOption, JsonOption, columns, print_json
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["abort"]
 
 
-@app.command()
 def abort(
     fault: Annotated[
         str | None,

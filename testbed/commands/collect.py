@@ -17,12 +17,9 @@ from testbed.report.derive import rebuild
 from testbed.standing.bundle import collect_running
 from testbed.standing.running_lab import find_running
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["collect"]
 
 
-@app.command()
 def collect(
     inventory: RunningOption = None, out: OutOption = None, as_json: JsonOption = False
 ) -> None:

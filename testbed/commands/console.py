@@ -18,14 +18,11 @@ from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.openssh import ssh_argv
 from testbed.provision.ready import interpreters
 
-__all__ = ["app"]
+__all__ = ["console"]
 
 EXIT_KEY = 0x1D  # Ctrl-]
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def console(
     board: Annotated[str, typer.Argument(help="Name of a board of the inventory.")],
     inventory: InventoryOption = None,

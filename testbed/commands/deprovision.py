@@ -12,12 +12,9 @@ from testbed.commands.options import CheckOption, InventoryOption, JsonOption
 from testbed.fleet import Step, exit_code
 from testbed.hosts.port import Host
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["deprovision"]
 
 
-@app.command()
 def deprovision(
     inventory: InventoryOption = None,
     limit: LimitOption = None,

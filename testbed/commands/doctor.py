@@ -21,16 +21,14 @@ from testbed.hosts.port import Host
 from testbed.printed import as_typed
 from testbed.wheelhouse import Wheelhouse
 
-__all__ = ["app"]
+__all__ = ["doctor"]
 
 REASON_CHARS_MAX = 120  # the reason in a proposed quarantine; a person may write a longer one
 
-app = typer.Typer(add_completion=False)
 Findings = Sequence[Finding]
 _GRADES: tuple[Grade, ...] = get_args(Grade)
 
 
-@app.command()
 def doctor(
     inventory: InventoryOption = None, limit: LimitOption = None, as_json: JsonOption = False
 ) -> None:

@@ -24,15 +24,12 @@ from testbed.provision.deployment import STOP_ORDER
 from testbed.standing.bundle import collect_running
 from testbed.standing.running_lab import RunningLab, newest_running
 
-__all__ = ["app"]
+__all__ = ["down"]
 
 END_S_MAX = 30.0 + STOP_TIMEOUT_S * len(STOP_ORDER)
 POLL_S = 0.1
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def down(
     inventory: RunningOption = None,
     keep: Annotated[

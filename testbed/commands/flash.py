@@ -11,7 +11,8 @@ import typer
 from inventory.load import load_lab, packaged
 from inventory.model import Lab
 from inventory.selection import board_labels, chosen
-from testbed.boards.flash import FlashedBoard, flash, is_plugged
+from testbed.boards.flash import FlashedBoard, is_plugged
+from testbed.boards.flash import flash as flash_board
 from testbed.boards.micropython import BoardPlace
 from testbed.boards.ports import find_board
 from testbed.boards.power import board_reset
@@ -23,13 +24,10 @@ from testbed.fleet import Progress, Step, exit_code, for_each
 from testbed.hosts.opening import ssh_hosts
 from testbed.provision.ready import interpreters
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["flash"]
 
 
-@app.command(name="flash")
-def flash_boards(
+def flash(
     inventory: InventoryOption = None,
     limit: Annotated[
         str | None,
@@ -60,7 +58,7 @@ def flash_boards(
 
     def work(place: BoardPlace, step: Step) -> FlashedBoard:
         if not check:
-            return flash(place, step)
+            return flash_board(place, step)
         port = find_board(place.host, place.name, place.board)
         return FlashedBoard(port.path, f"would be flashed at {port.path}", None)
 

@@ -25,16 +25,13 @@ from testbed.fleet import Outcome, Progress, Step, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 
-__all__ = ["app"]
+__all__ = ["lock"]
 
 LOCK_MAX = "7d"
 ASK_AGAIN_S = 2.0
 """How often `--wait` asks whether somebody else's lease has ended."""
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def lock(
     inventory: InventoryOption = None,
     limit: LimitOption = None,

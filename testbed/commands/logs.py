@@ -20,12 +20,9 @@ from testbed.provision.layout import layout, unit_of
 from testbed.standing.orders import host_of
 from testbed.standing.running_lab import newest_running
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["logs"]
 
 
-@app.command()
 def logs(
     nodes: Annotated[
         list[str] | None, typer.Argument(metavar="[NODE...]", help="Processes; default: all.")

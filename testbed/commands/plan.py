@@ -24,12 +24,9 @@ from testbed.commands.options import (
 )
 from testbed.systems.known import find_system
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["plan"]
 
 
-@app.command()
 def plan(
     campaign: Annotated[str, typer.Argument(help="Name of a shipped campaign, or a file.")],
     *,

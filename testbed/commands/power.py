@@ -16,13 +16,11 @@ from testbed.commands.options import CheckOption, InventoryOption
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Unreachable
 
-__all__ = ["OFF_S", "app"]
+__all__ = ["OFF_S", "power"]
 
 OFF_S = 2.0
 """How long `cycle` leaves a host without power. Capacitors supply a board for a moment, so it must
 be long enough."""
-
-app = typer.Typer(add_completion=False)
 
 
 class To(StrEnum):
@@ -33,7 +31,6 @@ class To(StrEnum):
     CYCLE = "cycle"
 
 
-@app.command()
 def power(
     to: Annotated[To, typer.Argument(help="What to do; `cycle` is off, then on.")],
     hosts: Annotated[str, typer.Argument(help="As pi01,pi02 or role:replica.")],

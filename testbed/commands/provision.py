@@ -19,12 +19,9 @@ from testbed.wheelhouse import Wheelhouse
 if TYPE_CHECKING:  # slow to import
     from testbed.hosts.ssh import SshHost
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["provision"]
 
 
-@app.command()
 def provision(
     inventory: InventoryOption = None,
     limit: LimitOption = None,

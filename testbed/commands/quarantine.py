@@ -6,17 +6,15 @@ from typing import Annotated
 
 import typer
 
-from testbed.care.quarantine import quarantine, release
+from testbed.care.quarantine import quarantine as quarantine_host
+from testbed.care.quarantine import release
 from testbed.commands.options import CheckOption, InventoryOption, JsonOption, print_json
 from testbed.errors import ConfigurationError
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["quarantine"]
 
 
-@app.command(name="quarantine")
-def quarantine_host(
+def quarantine(
     host: Annotated[str, typer.Argument(help="Name of a host of the inventory.")],
     *,
     inventory: InventoryOption = None,
@@ -45,7 +43,7 @@ def quarantine_host(
     if back:
         change = release(inventory, host, check=check)
     else:
-        change = quarantine(inventory, host, reason or "", lower_f=lower_f, check=check)
+        change = quarantine_host(inventory, host, reason or "", lower_f=lower_f, check=check)
     if as_json:
         print_json(
             {

@@ -25,11 +25,9 @@ from testbed.refusals.trial import Refusal, Trial
 from testbed.standing.bringup import running_lab
 from testbed.standing.operator import operating
 
-__all__ = ["app"]
+__all__ = ["refusals"]
 
 HEADER = ("tried", "refused by", "reason")
-
-app = typer.Typer(add_completion=False)
 
 
 class BrokerChoice(StrEnum):
@@ -37,7 +35,6 @@ class BrokerChoice(StrEnum):
     MOSQUITTO = "mosquitto"
 
 
-@app.command()
 def refusals(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table of gateway/README.md.")

@@ -12,12 +12,9 @@ from testbed.commands.options import CheckOption, JsonOption, RunningOption, pri
 from testbed.standing.control import Restart, ask
 from testbed.standing.running_lab import find_running
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["restart"]
 
 
-@app.command()
 def restart(
     name: Annotated[str, typer.Argument(help="Name of a process, as in `testbed status`.")],
     inventory: RunningOption = None,

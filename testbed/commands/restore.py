@@ -14,12 +14,9 @@ from testbed.errors import LockedError, RestoreIncompleteError
 from testbed.fleet import Step
 from testbed.hosts.port import Host
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["restore"]
 
 
-@app.command()
 def restore(
     inventory: InventoryOption = None,
     limit: LimitOption = None,

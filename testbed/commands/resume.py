@@ -17,12 +17,9 @@ from testbed.commands.judging import finish, shown_if_the_lab_fails
 from testbed.commands.options import CheckOption, InventoryOption, JsonOption, print_json, say
 from testbed.report.judging import Judging
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["resume"]
 
 
-@app.command()
 def resume(
     run: Annotated[str, typer.Argument(help='A bundle, the name of a run, or "last".')],
     inventory: InventoryOption = None,

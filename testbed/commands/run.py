@@ -35,12 +35,9 @@ from testbed.errors import ConfigurationError
 from testbed.report.judging import Judging
 from testbed.systems.known import find_system
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["run"]
 
 
-@app.command()
 def run(
     campaign: Annotated[
         str, typer.Argument(help="Name of a shipped campaign, a file, or a saved schedule.")

@@ -13,14 +13,11 @@ from testbed.soak.disk import enter_own_disk, lacking, own_disk
 from testbed.soak.judge import SoakResult
 from testbed.soak.soak import run_soak
 
-__all__ = ["app"]
+__all__ = ["soak"]
 
 GROWTH_SHOWN_MAX = 5
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def soak(
     for_ms: Annotated[
         float, time_option("--for", "How long it lasts.", least="10s", most="1d", default="2m")

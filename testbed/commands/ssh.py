@@ -14,12 +14,9 @@ from testbed.errors import ConfigurationError
 from testbed.hosts.opening import limited
 from testbed.hosts.openssh import ssh_argv
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["ssh"]
 
 
-@app.command()
 def ssh(
     host: Annotated[str, typer.Argument(help="Name of a host of the inventory.")],
     command: Annotated[

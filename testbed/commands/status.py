@@ -28,9 +28,7 @@ from testbed.standing.running_lab import newest_running
 from testbed.standing.state import NodeState, look, without_votes
 from testbed.wheelhouse import Wheelhouse
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["status"]
 
 
 _NOTHING = Leftover()
@@ -47,7 +45,6 @@ class _Status:
     boards: Sequence[BoardSeen] = ()
 
 
-@app.command()
 def status(
     inventory: InventoryOption = None, limit: LimitOption = None, as_json: JsonOption = False
 ) -> None:

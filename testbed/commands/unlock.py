@@ -20,12 +20,9 @@ from testbed.errors import LockedError
 from testbed.fleet import Step
 from testbed.hosts.port import Host
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["unlock"]
 
 
-@app.command()
 def unlock(
     inventory: InventoryOption = None,
     limit: LimitOption = None,

@@ -31,7 +31,7 @@ from testbed.standing.operator import operating
 from testbed.standing.running_lab import RunningLab, inventory_path
 from testbed.standing.state import look, without_votes
 
-__all__ = ["app"]
+__all__ = ["up"]
 
 POLL_S = 0.2
 LOOK_S = 5.0
@@ -39,10 +39,7 @@ ADMITTED_S_MAX = 60.0
 LOG_FILE = "up.log"
 IN_BACKGROUND = "TESTBED_IN_BACKGROUND"  # set for the process that --detach starts
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
 def up(
     inventory: InventoryOption = None,
     every_ms: Annotated[

@@ -18,16 +18,14 @@ from testbed.commands.options import JsonOption, print_json
 from testbed.errors import ConfigurationError
 from testbed.terminal import unguarded
 
-__all__ = ["app"]
+__all__ = ["watch"]
 
-app = typer.Typer(add_completion=False)
 
 POLL_S = 0.25
 WIDTH, HEIGHT = 100, 200  # if there is no terminal
 BETWEEN = Live(campaign="", step="opening hosts, or judging")  # there is no run just now
 
 
-@app.command()
 def watch(
     bundle: Annotated[
         str, typer.Argument(metavar="BUNDLE", help="The bundle that is being written.")

@@ -3,7 +3,6 @@ command that does not exist."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import subprocess
@@ -44,9 +43,8 @@ PRINTS_A_FILE = {"campaign show"}
 def commands() -> dict[str, Any]:
     """Every command that can be called, by its words; groups too."""
     found: dict[str, Any] = {}
-    for name, (module, _) in cli.COMMANDS.items():
-        app = importlib.import_module(f"testbed.commands.{module}").app
-        _collect(name, typer.main.get_command(app), found)
+    for name in cli.COMMANDS:
+        _collect(name, typer.main.get_command(cli.app_of(name)), found)
     return found
 
 
