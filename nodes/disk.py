@@ -7,34 +7,46 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedWriter
 from pathlib import Path
 
-__all__ = ["has_room", "lacks_room", "write_atomically", "writing_failed"]
+__all__ = ["atomic_file", "has_room", "lacks_room", "write_atomically", "writing_failed"]
 
 ROOM_BYTES = 256 * 1024  # that a disk must take before a process goes on
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_atomically(path: Path, data: bytes, mode: int = 0o644, *, replace: bool = True) -> None:
-    """Readers see the old file or the new one, never a part, and after a power cut the new one.
+@contextmanager
+def atomic_file(path: Path, mode: int = 0o644, *, replace: bool = True) -> Iterator[BufferedWriter]:
+    """A temporary file beside `path` that replaces it, synced, when the block ends without an
+    error. Readers see the old file or the new one, never a part.
 
     Without `replace` a file that is there stays: FileExistsError.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(descriptor)
+    new = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
-            file.write(data)
+        with new.open("wb") as file:
+            yield file
             file.flush()
-            os.fsync(descriptor)
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
         if replace:
-            Path(name).rename(path)
+            new.rename(path)
         else:
-            path.hardlink_to(name)  # the one way to give a name that fails if it is taken
-            Path(name).unlink()
+            path.hardlink_to(new)  # the one way to give a name that fails if it is taken
+            new.unlink()
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o644, *, replace: bool = True) -> None:
+    """As `atomic_file`, and after a power cut the new file is there."""
+    with atomic_file(path, mode, replace=replace) as file:
+        file.write(data)
     _sync_directory(path.parent)
 
 

@@ -34,8 +34,9 @@ import uv
 import chain
 import gateway
 import nodes
+from nodes.disk import atomic_file
 from testbed.errors import ConfigurationError, LabFault
-from testbed.hosts.files import atomic_file
+from testbed.hosts.files import digest
 
 __all__ = [
     "ARCHIVES_MAX",
@@ -166,7 +167,7 @@ class Wheelhouse:
     def code(self, target: Target) -> Archive:
         """The archive of chain, gateway and nodes as they are in this checkout."""
         files = dict(_own_files())
-        sums = "".join(f"{_sha256(path)}  {name}\n" for name, path in sorted(files.items()))
+        sums = "".join(f"{digest(path)}  {name}\n" for name, path in sorted(files.items()))
 
         def fill(tree: Path) -> None:
             for name, path in files.items():
@@ -298,7 +299,3 @@ def _pack(tree: Path, path: Path) -> None:
 
 def _key(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -23,8 +23,8 @@ from inventory.checks import errors
 from inventory.document import file_bytes_max
 from inventory.load import InvalidFile, load_lab
 from inventory.model import Lab
+from nodes.disk import write_atomically
 from testbed.errors import ConfigurationError
-from testbed.hosts.files import atomic_file
 
 __all__ = ["Change", "Quorum", "blocked", "quarantine", "release", "without"]
 
@@ -132,8 +132,7 @@ def _edit(
         )
     changed = after != before
     if changed and not check:
-        with atomic_file(target, stat.S_IMODE(target.stat().st_mode)) as file:
-            file.write(new.encode())
+        write_atomically(target, new.encode(), stat.S_IMODE(target.stat().st_mode))
     return Change(changed, _quorum(before), _quorum(after))
 
 

@@ -27,6 +27,7 @@ from typing import IO, Annotated, Any, Literal
 
 import msgspec
 
+from nodes.disk import write_atomically
 from testbed.emulate import cgroup, network, preflight
 from testbed.emulate.control import ask
 from testbed.emulate.disk import ssh_key_pair
@@ -35,7 +36,6 @@ from testbed.emulate.plan import LabPlan, Machine, Options, Shaping, make_plan
 from testbed.emulate.tools import tool
 from testbed.errors import ConfigurationError, LabFault
 from testbed.fleet import at_once
-from testbed.hosts.files import atomic_file
 
 __all__ = ["EmulatedLab", "down", "elsewhere", "find", "up"]
 
@@ -286,13 +286,10 @@ def _say(stream: IO[bytes], line: str) -> None:
 
 
 def _write_files(out: Path, plan: LabPlan, private: bytes, keys: dict[str, str]) -> None:
-    with atomic_file(out / FILES["key"], 0o600) as file:
-        file.write(private)
+    write_atomically(out / FILES["key"], private, 0o600)
     known = "".join(f"{m.addr} {' '.join(keys[m.name].split()[:2])}\n" for m in plan.machines)
-    with atomic_file(out / FILES["known_hosts"]) as file:
-        file.write(known.encode())
-    with atomic_file(out / FILES["inventory"]) as file:
-        file.write(inventory_text(plan).encode())
+    write_atomically(out / FILES["known_hosts"], known.encode())
+    write_atomically(out / FILES["inventory"], inventory_text(plan).encode())
 
 
 def _state(out: Path) -> _State | None:
@@ -389,8 +386,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _save(path: Path, value: dict[str, Any]) -> None:
-    with atomic_file(path) as file:
-        file.write(json.dumps(value, indent=1).encode() + b"\n")
+    write_atomically(path, json.dumps(value, indent=1).encode() + b"\n")
 
 
 def _load(path: Path) -> dict[str, Any] | None:

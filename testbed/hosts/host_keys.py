@@ -18,7 +18,7 @@ from pathlib import Path
 import paramiko
 from paramiko.pkey import UnknownKeyType
 
-from testbed.hosts.files import atomic_file
+from nodes.disk import write_atomically
 from testbed.hosts.openssh import LoginUnusable, openssh
 
 __all__ = [
@@ -122,8 +122,8 @@ def trust(known_hosts: Path, addr: str, port: int, key: paramiko.PKey) -> None:
                 kept.append(line.replace(line.split()[0], ",".join(others), 1))
     kept.append(f"{entry} {key.get_name()} {key.get_base64()}")
     known_hosts.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(known_hosts, mode) as file:
-        file.write((os.linesep.join(kept) + os.linesep).encode(errors="surrogateescape"))
+    text = os.linesep.join(kept) + os.linesep
+    write_atomically(known_hosts, text.encode(errors="surrogateescape"), mode)
 
 
 def _is(name: str, entry: str) -> bool:

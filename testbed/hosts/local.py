@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from signal import Signals
 
+from nodes.disk import atomic_file
 from testbed.hosts.exchange import DeadlinePassed, OutputTooLong, exchange
-from testbed.hosts.files import atomic_file, chunks, digest
+from testbed.hosts.files import chunks, digest
 from testbed.hosts.guard import Guarded
 from testbed.hosts.port import (
     COMMAND_TIMEOUT_S,
@@ -32,7 +33,6 @@ from testbed.hosts.port import (
     Follow,
     Host,
     HostFault,
-    NodeCommand,
     OutcomeUnknown,
     TransferFailed,
     Unit,
@@ -52,22 +52,13 @@ class LocalHost(Host):
     Logs are `<root>/log/<unit>.log`. `close` (or leaving the `with` block) stops every unit.
     """
 
-    def __init__(self, root: Path, *, name: str = "local", addr: str = "127.0.0.1") -> None:
-        self._name = name
-        self._addr = addr
+    def __init__(self, root: Path, *, name: str = "local") -> None:
+        self.name = name
         self._root = root.resolve()
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self._root / "log").mkdir(mode=0o700, exist_ok=True)
         self._units: dict[str, SupervisedUnit] = {}
         self._lock = threading.Lock()
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def addr(self) -> str:
-        return self._addr
 
     @property
     def slowness(self) -> float:
@@ -94,31 +85,31 @@ class LocalHost(Host):
         try:
             child = Guarded(argv, cwd=self._root, env=env, stdin=pipe, stdout=pipe, stderr=pipe)
         except OSError as error:
-            raise HostFault(self._name, action, f"cannot start: {error}") from error
+            raise HostFault(self.name, action, f"cannot start: {error}") from error
         try:
             out, err = exchange(child.process, input or b"", deadline_s, OUTPUT_BYTES_MAX)
             child.process.wait(max(0.05, deadline_s - time.monotonic()))
         except (DeadlinePassed, subprocess.TimeoutExpired):
             problem = f"still running after {timeout_s:g} s, ended"
             fix = "is this machine busy with something else?"
-            raise OutcomeUnknown(self._name, action, problem, fix) from None
+            raise OutcomeUnknown(self.name, action, problem, fix) from None
         except OutputTooLong:
             problem = f"printed more than {OUTPUT_BYTES_MAX} bytes, ended"
             fix = "let it write to a file and fetch that"
-            raise OutcomeUnknown(self._name, action, problem, fix) from None
+            raise OutcomeUnknown(self.name, action, problem, fix) from None
         finally:
             child.kill_group()
             code = child.wait()
             _close_pipes(child.process)
         result = CommandResult(code, out.decode(errors="replace"), err.decode(errors="replace"))
         if check and code != 0:
-            raise CommandFailed(self._name, action, result)
+            raise CommandFailed(self.name, action, result)
         return result
 
     def as_root(self, argv: Sequence[str]) -> tuple[str, ...]:
         if os.geteuid() != 0:
             fix = "run testbed as root"
-            raise HostFault(self._name, shlex.join(argv), "this needs root", fix)
+            raise HostFault(self.name, shlex.join(argv), "this needs root", fix)
         return tuple(argv)
 
     def put(
@@ -139,7 +130,7 @@ class LocalHost(Host):
                 if digest(Path(file.name)) != digest(source):
                     raise OSError("what was written reads back differently: is the disk broken?")
         except OSError as error:
-            raise TransferFailed(self._name, f"put {target}", str(error)) from error
+            raise TransferFailed(self.name, f"put {target}", str(error)) from error
 
     def get(self, path: str | PurePosixPath, *, timeout_s: float = TRANSFER_TIMEOUT_S) -> bytes:
         source = self._path(path)
@@ -147,10 +138,10 @@ class LocalHost(Host):
             with source.open("rb") as file:
                 content = file.read(GET_BYTES_MAX + 1)
         except OSError as error:
-            raise TransferFailed(self._name, f"get {source}", str(error)) from error
+            raise TransferFailed(self.name, f"get {source}", str(error)) from error
         if len(content) > GET_BYTES_MAX:
             problem = f"larger than {GET_BYTES_MAX} bytes"
-            raise TransferFailed(self._name, f"get {source}", problem, "use fetch")
+            raise TransferFailed(self.name, f"get {source}", problem, "use fetch")
         return content
 
     def exists(self, path: str | PurePosixPath, *, within_s: float = 0.0) -> bool:
@@ -173,7 +164,7 @@ class LocalHost(Host):
             with source.open("rb") as file, atomic_file(local_path) as copy:
                 shutil.copyfileobj(file, copy)
         except OSError as error:
-            raise TransferFailed(self._name, f"fetch {source}", str(error)) from error
+            raise TransferFailed(self.name, f"fetch {source}", str(error)) from error
 
     def start(self, unit: Unit) -> None:
         with self._lock:
@@ -187,7 +178,7 @@ class LocalHost(Host):
                 self._units[unit.name] = SupervisedUnit(unit, self._path(unit.cwd), log)
             except OSError as error:
                 action = f"start unit {unit.name}"
-                raise HostFault(self._name, action, str(error)) from error
+                raise HostFault(self.name, action, str(error)) from error
 
     def stop(self, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
         present = self._units.get(name)
@@ -198,7 +189,7 @@ class LocalHost(Host):
         present = self._units.get(name)
         if not (present and present.signal(signal)):
             action = f"send {signal.name} to unit {name}"
-            raise HostFault(self._name, action, "it has no process at the moment")
+            raise HostFault(self.name, action, "it has no process at the moment")
 
     def status(self, name: str) -> UnitStatus:
         present = self._units.get(name)
@@ -209,23 +200,11 @@ class LocalHost(Host):
             units = dict(self._units)
         return tuple(n for n, unit in units.items() if unit.status().state is UnitState.ACTIVE)
 
-    def start_command(self, unit: Unit) -> NodeCommand | None:
-        return None
-
-    def stop_command(self, name: str) -> NodeCommand | None:
-        return None
-
-    def signal_command(self, name: str, signal: Signals) -> NodeCommand | None:
-        return None
-
-    def log_path(self, name: str) -> PurePosixPath:
-        return self.root / "log" / f"{name}.log"
-
     def follow(self, path: str | PurePosixPath) -> Follow:
-        return _LocalFollow(self._name, self._path(path))
+        return _LocalFollow(self.name, self._path(path))
 
     def dialogue(self, argv: Sequence[str]) -> Dialogue:
-        return _LocalDialogue(self._name, argv, self._root)
+        return _LocalDialogue(self.name, argv, self._root)
 
     def close(self) -> None:
         with self._lock:

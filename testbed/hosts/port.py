@@ -253,13 +253,8 @@ class Dialogue(_Closed, Protocol):
 class Host(_Closed, Protocol):
     """A machine. Relative paths are below `root`, our only directory on it."""
 
-    @property
-    def name(self) -> str:
-        """The inventory's name of the machine."""
-
-    @property
-    def addr(self) -> str:
-        """The address under which the orchestrator reaches it."""
+    name: str
+    """The inventory's name of the machine."""
 
     @property
     def slowness(self) -> float:
@@ -352,15 +347,19 @@ class Host(_Closed, Protocol):
     def start_command(self, unit: Unit) -> NodeCommand | None:
         """The command that does on the host what `start` does; None if its units end with this
         program."""
+        return None
 
     def stop_command(self, name: str) -> NodeCommand | None:
         """The command that does on the host what `stop` does; None as for `start_command`."""
+        return None
 
     def signal_command(self, name: str, signal: Signals) -> NodeCommand | None:
         """The command that does on the host what `signal` does; None as for `start_command`."""
+        return None
 
     def log_path(self, name: str) -> PurePosixPath:
         """The file with a unit's standard output and standard error."""
+        return self.root / "log" / f"{name}.log"
 
     def follow(self, path: str | PurePosixPath) -> Follow:
         """Like `tail -n +1 -F`: the file may appear later, be rotated or truncated."""

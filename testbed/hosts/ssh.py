@@ -20,7 +20,8 @@ from signal import Signals
 
 import paramiko
 
-from testbed.hosts.files import atomic_file, chunks, digest
+from nodes.disk import atomic_file
+from testbed.hosts.files import chunks, digest
 from testbed.hosts.port import (
     COMMAND_TIMEOUT_S,
     GET_BYTES_MAX,
@@ -44,11 +45,10 @@ from testbed.hosts.port import (
     UnitState,
     UnitStatus,
 )
+from testbed.hosts.ssh_channel import SshDialogue, SshFollow
 from testbed.hosts.ssh_command import SshCommands, no_shell
-from testbed.hosts.ssh_dialogue import SshDialogue
-from testbed.hosts.ssh_follow import SshFollow
 from testbed.hosts.ssh_link import OfferedKey, SshLink, SshSettings
-from testbed.hosts.systemd import SystemdUnits, systemd_scope
+from testbed.hosts.systemd import SystemdUnits
 from testbed.programs import shell
 
 __all__ = ["SshFacts", "SshHost"]
@@ -87,6 +87,7 @@ class SshHost(Host):
         root: str | PurePosixPath = "testbed",
         jump: SshHost | None = None,
     ) -> None:
+        self.name = name
         self._link: SshLink = SshLink(name, addr, settings, jump._link if jump else None)
         self._commands = SshCommands(self._link)
         self._wanted_root = PurePosixPath(root)
@@ -94,14 +95,6 @@ class SshHost(Host):
         self._lock = threading.RLock()
         self._facts: SshFacts | None = None
         self._units: SystemdUnits | None = None
-
-    @property
-    def name(self) -> str:
-        return self._link.name
-
-    @property
-    def addr(self) -> str:
-        return self._link.addr
 
     @property
     def slowness(self) -> float:
@@ -241,9 +234,6 @@ class SshHost(Host):
     def signal_command(self, name: str, signal: Signals) -> NodeCommand | None:
         return self._systemd(f"send {signal.name} to unit {name}").signal_command(name, signal)
 
-    def log_path(self, name: str) -> PurePosixPath:
-        return self.root / "log" / f"{name}.log"
-
     def follow(self, path: str | PurePosixPath) -> Follow:
         source = self._path(path)
         argv = shell("hosts/follow.sh", source)
@@ -268,7 +258,7 @@ class SshHost(Host):
             raise HostFault(self.name, action, NO_SYSTEMD, NO_SYSTEMD_FIX)
         with self._lock:
             if self._units is None:
-                self._units = SystemdUnits(self, systemd_scope(facts.uid, facts.sudo))
+                self._units = SystemdUnits(self, system=facts.uid == 0 or facts.sudo)
             return self._units
 
     def _path(self, path: str | PurePosixPath) -> str:

@@ -11,14 +11,20 @@ from collections.abc import Callable, Iterable
 
 import paramiko
 
-from testbed.hosts.after_mark import AfterMark
 from testbed.hosts.port import OUTPUT_BYTES_MAX, OutcomeUnknown, Unreachable
-from testbed.hosts.ssh_follow import close_channel, execute
+from testbed.hosts.ssh_channel import close_channel, execute, left_s
 from testbed.hosts.ssh_link import SshLink
 
 __all__ = ["SshCommands", "no_shell"]
 
 _PIECE_BYTES = 32 * 1024
+
+_MARK = b"\x02m2m\x03\n"
+"""`command.sh` and `probe.sh` print it first. The login printed what comes before, so it is
+dropped."""
+
+_GREETING_BYTES_MAX = 4096
+"""How much is kept of the login's own output before the mark."""
 
 
 class SshCommands:
@@ -44,11 +50,11 @@ class SshCommands:
         try:
             helpers: list[threading.Thread] = []
             err = bytearray()
-            after = AfterMark(sink)
+            after = _AfterMark(sink)
             silent = threading.Event()
             ended = False
             try:
-                channel.settimeout(_left_s(deadline_s))
+                channel.settimeout(left_s(deadline_s))
                 execute(channel, command, deadline_s)
                 if given is not None:
                     helpers.append(_spawn(_feed, channel, given, silent))
@@ -57,9 +63,9 @@ class SshCommands:
                     after.take(piece)
                     if time.monotonic() >= deadline_s:
                         raise TimeoutError
-                    channel.settimeout(_left_s(deadline_s))
+                    channel.settimeout(left_s(deadline_s))
                 silent.set()
-                ended = channel.status_event.wait(_left_s(deadline_s))
+                ended = channel.status_event.wait(left_s(deadline_s))
                 # We may have closed it just when it began (see `execute`).
                 ended = ended and (channel.exit_status >= 0 or time.monotonic() < deadline_s)
             except TimeoutError:
@@ -70,7 +76,7 @@ class SshCommands:
                 if not ended:
                     close_channel(channel)
                 for helper in helpers:
-                    helper.join(_left_s(deadline_s))
+                    helper.join(left_s(deadline_s))
             code = channel.exit_status
         finally:
             close_channel(channel)
@@ -90,11 +96,11 @@ class SshCommands:
         output. After that the command may be silent for any time."""
         channel = self._link.session(deadline_s, action)
         begun = bytearray()
-        after = AfterMark(begun.extend)
+        after = _AfterMark(begun.extend)
         try:
             execute(channel, command, deadline_s)
             while not after.seen:
-                channel.settimeout(_left_s(deadline_s))
+                channel.settimeout(left_s(deadline_s))
                 piece = channel.recv(_PIECE_BYTES)
                 if not piece:
                     close_channel(channel)
@@ -108,6 +114,34 @@ class SshCommands:
             close_channel(channel)
             raise OutcomeUnknown(self._link.name, action, f"connection lost: {error}") from error
         return channel, bytes(begun)
+
+
+class _AfterMark:
+    """Passes on the output of a command. The login's output before the mark is kept separately."""
+
+    def __init__(self, sink: Callable[[bytes], object]) -> None:
+        self._sink = sink
+        self._before = bytearray()
+        self.seen = False
+
+    @property
+    def greeting(self) -> bytes:
+        return bytes(self._before)
+
+    def take(self, piece: bytes) -> None:
+        if self.seen:
+            self._sink(piece)
+            return
+        self._before += piece
+        place = self._before.find(_MARK)
+        if place >= 0:
+            self.seen = True
+            rest = bytes(self._before[place + len(_MARK) :])
+            del self._before[place:]
+            if rest:
+                self._sink(rest)
+        else:
+            del self._before[:-_GREETING_BYTES_MAX]
 
 
 def no_shell(host: str, action: str, said: bytes) -> Unreachable:
@@ -143,7 +177,3 @@ def _drain_stderr(channel: paramiko.Channel, err: bytearray) -> None:
             err += piece[: max(0, OUTPUT_BYTES_MAX - len(err))]
     except (OSError, EOFError, paramiko.SSHException):
         return
-
-
-def _left_s(deadline_s: float) -> float:
-    return max(0.05, deadline_s - time.monotonic())

@@ -36,6 +36,7 @@ from testbed.hosts.host_keys import (
 from testbed.hosts.login_key import login_key
 from testbed.hosts.openssh import LoginUnusable
 from testbed.hosts.port import HostKeyRefused, Unreachable
+from testbed.hosts.ssh_channel import left_s
 from testbed.hosts.ssh_config import SshWay, ssh_way
 
 __all__ = ["OfferedKey", "SshLink", "SshSettings"]
@@ -138,7 +139,7 @@ class SshLink:
             try:
                 with connection.opening:
                     return connection.transport.open_channel(
-                        kind, dest, ("", 0) if dest else None, timeout=_left_s(deadline_s)
+                        kind, dest, ("", 0) if dest else None, timeout=left_s(deadline_s)
                     )
             except paramiko.ChannelException as error:
                 full.append(connection)
@@ -156,7 +157,7 @@ class SshLink:
         self, full: Sequence[_Connection], deadline_s: float, action: str
     ) -> _Connection:
         """The newest live connection that is not one of these; if there is none, a new one."""
-        if not self._lock.acquire(timeout=_left_s(deadline_s)):
+        if not self._lock.acquire(timeout=left_s(deadline_s)):
             problem = "another thread is still connecting"
             raise Unreachable(self.name, action, problem, self._hint())
         try:
@@ -233,11 +234,11 @@ class SshLink:
         proxy = self._proxy(way, deadline_s, action)
         if proxy is not None:
             connection.connect_kwargs["sock"] = proxy
-        left_s = _left_s(deadline_s)
-        connection.connect_timeout = left_s  # Fabric's own argument rounds 0.5 s to "for ever"
+        limit_s = left_s(deadline_s)
+        connection.connect_timeout = limit_s  # Fabric's own argument rounds 0.5 s to "for ever"
         for stage in ("banner_timeout", "auth_timeout", "channel_timeout"):
-            connection.connect_kwargs[stage] = left_s
-        watchdog = threading.Timer(left_s, _abort, (connection, proxy))
+            connection.connect_kwargs[stage] = limit_s
+        watchdog = threading.Timer(limit_s, _abort, (connection, proxy))
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -351,7 +352,3 @@ def _tune(transport: paramiko.Transport) -> None:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             dead_after_ms = DEAD_AFTER_S * 1000
             transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, dead_after_ms)
-
-
-def _left_s(deadline_s: float) -> float:
-    return max(0.05, deadline_s - time.monotonic())

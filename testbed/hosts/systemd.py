@@ -7,7 +7,6 @@ running as the login's user; otherwise a user service, which needs lingering to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from signal import Signals
 from typing import Literal
@@ -26,7 +25,7 @@ from testbed.hosts.port import (
 )
 from testbed.programs import shell
 
-__all__ = ["Scope", "SystemdUnits", "render", "systemd_scope"]
+__all__ = ["SystemdUnits"]
 
 _SYSTEM_DIRECTORY = "/etc/systemd/system"
 _CALL_S_MAX = 60.0
@@ -54,30 +53,18 @@ CapabilityBoundingSet=
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Which systemd is used: the system's (perhaps through sudo) or the user's own."""
-
-    system: bool
-    prefix: tuple[str, ...] = ()
-
-
-def systemd_scope(uid: int, sudo: bool) -> Scope:
-    """The system's systemd if we may use it, otherwise the user's."""
-    if uid == 0:
-        return Scope(system=True)
-    return Scope(system=True, prefix=("sudo", "-n")) if sudo else Scope(system=False)
-
-
 class SystemdUnits:
-    """The unit verbs of the port, one round trip each. Raises what `Host.run` raises."""
+    """The unit verbs of the port, one round trip each. Raises what `Host.run` raises.
 
-    def __init__(self, host: Host, scope: Scope) -> None:
+    `system`: the system's own systemd is used, as root; otherwise that of the user.
+    """
+
+    def __init__(self, host: Host, *, system: bool) -> None:
         self._host = host
-        self._scope = scope
+        self._system = system
         self._user = host.run(["id", "-un"]).stdout.strip()
         self._directory = _SYSTEM_DIRECTORY
-        if not scope.system:
+        if not system:
             home = host.run(["sh", "-c", 'printf %s "$HOME"']).stdout
             self._directory = f"{home}/.config/systemd/user"
 
@@ -86,7 +73,8 @@ class SystemdUnits:
         self._host.run(command.argv, input=command.input, timeout_s=_CALL_S_MAX)
 
     def start_command(self, unit: Unit) -> NodeCommand:
-        text = render(unit, self._host.root, self._scope, self._user)
+        user = self._user if self._system else None
+        text = _service_file(unit, self._host.root, user)
         log = str(self._host.log_path(unit.name))
         return NodeCommand(self._argv("start", unit.name, log, self._user), text.encode())
 
@@ -126,16 +114,16 @@ class SystemdUnits:
         return self._host.run(self._argv(verb, name, *more), timeout_s=timeout_s).stdout
 
     def _argv(self, verb: Verb, name: str, *more: str) -> tuple[str, ...]:
-        scope = "--system" if self._scope.system else "--user"
+        scope = "--system" if self._system else "--user"
         service = f"testbed-{name}.service"
         program = shell("hosts/systemd.sh", verb, scope, self._directory, service, *more)
-        return (*self._scope.prefix, *program)
+        return self._host.as_root(program) if self._system else tuple(program)
 
 
-def render(unit: Unit, root: PurePosixPath, scope: Scope, user: str) -> str:
-    """The service file."""
+def _service_file(unit: Unit, root: PurePosixPath, user: str | None) -> str:
+    """For the system's systemd, which runs it as `user`; None: for the user's own."""
     hardening = "NoNewPrivileges=yes\n" if unit.hardened else ""
-    if unit.hardened and scope.system:
+    if unit.hardened and user:
         hardening = _HARDENING.format(root=_quote(str(root)))
     log = str(root / "log" / f"{unit.name}.log").replace("%", "%%")
     return "\n".join(
@@ -151,7 +139,7 @@ def render(unit: Unit, root: PurePosixPath, scope: Scope, user: str) -> str:
             "ExecStart=:" + " ".join(_quote(word) for word in unit.argv),
             f"WorkingDirectory={str(root / unit.cwd).replace('%', '%%')}",
             *(f"Environment={_quote(f'{name}={value}')}" for name, value in unit.env.items()),
-            *([f"User={user}"] if scope.system else []),
+            *([f"User={user}"] if user else []),
             f"Restart={'always' if unit.restart else 'no'}",
             f"RestartSec={BACKOFF_MIN_S}",
             f"TimeoutStopSec={STOP_TIMEOUT_S:g}",
@@ -161,7 +149,7 @@ def render(unit: Unit, root: PurePosixPath, scope: Scope, user: str) -> str:
             "StandardError=inherit",
             hardening,
             "[Install]",
-            f"WantedBy={'multi-user.target' if scope.system else 'default.target'}",
+            f"WantedBy={'multi-user.target' if user else 'default.target'}",
             "",
         ]
     )

@@ -24,7 +24,7 @@ from testbed.hosts.port import (
     UnitStatus,
     Unreachable,
 )
-from testbed.hosts.ssh_follow import close_channel, execute
+from testbed.hosts.ssh_channel import close_channel, execute
 from testbed.provision.configs import READY
 from testbed.provision.deployment import Deployment
 from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
