@@ -23,7 +23,7 @@ from random import Random
 import msgspec
 
 from chain.pbft.transfer import PIECE_BLOCKS
-from testbed.simulate.scenario import GATEWAY, Event, EventKind, Scenario, Traitor
+from testbed.simulate.scenario import GATEWAY, Event, EventKind, Links, Scenario, Traitor, request
 
 __all__ = ["ATTACKS"]
 
@@ -46,7 +46,7 @@ def _slow_primary(dice: Random, scenario: Scenario) -> Scenario:
     start_us = _SLOW_START_TIMEOUTS * timeout_us
     second_us = start_us + dice.randint(timeout_us // 4, timeout_us // 2)
     requests = (
-        _data(at_us, device, number)
+        request(at_us, device, number)
         for device, at_us in enumerate((start_us, second_us))
         for number in range(_SLOW_REQUESTS)
     )
@@ -68,7 +68,7 @@ def _dribble(dice: Random, scenario: Scenario) -> Scenario:
     cut = dice.choice([r for r in range(scenario.replicas) if r not in liars])
     heal_us = 6_000_000
     requests = (
-        _data(at_us, dice.randrange(scenario.devices), at_us)
+        request(at_us, dice.randrange(scenario.devices), at_us)
         for at_us in range(_START_US, heal_us, (heal_us - _START_US) // _MISSED_REQUESTS)
     )
     alone = Event(at_us=0, kind=EventKind.BLOCK, duration_us=heal_us, links=_of(scenario, cut))
@@ -96,16 +96,10 @@ def _outrun(dice: Random, scenario: Scenario) -> Scenario:
         amount=_ORDER_LATE_US,
     )
     thief = [
-        Event(
-            at_us=at_us + _OUTRUN_US * number,
-            kind=EventKind.REQUEST,
-            nodes=(1,),
-            amount=number,
-            detail="outrun",
-        )
+        request(at_us + _OUTRUN_US * number, 1, number, "outrun")
         for number in range(_OUTRUN_REQUESTS)
     ]
-    others = [_data(dice.randrange(scenario.heal_us), 0, number) for number in range(10)]
+    others = [request(dice.randrange(scenario.heal_us), 0, number) for number in range(10)]
     planned = _planned(scenario, [stolen, late, *thief, *others], "", [])
     return msgspec.structs.replace(planned, devices=max(2, scenario.devices))
 
@@ -118,7 +112,7 @@ def _late_equivocation(dice: Random, scenario: Scenario) -> Scenario:
     back_us = at_us + dice.randint(300_000, 2_500_000)
     heal_us = max(scenario.heal_us, back_us)
     requests = [
-        _data(dice.randrange(heal_us), dice.randrange(scenario.devices), number)
+        request(dice.randrange(heal_us), dice.randrange(scenario.devices), number)
         for number in range(40)
     ]
     add = Event(at_us=at_us, kind=EventKind.ADD, nodes=(scenario.replicas,))
@@ -163,11 +157,7 @@ def _planned(
     )
 
 
-def _data(at_us: int, device: int, number: int) -> Event:
-    return Event(at_us=at_us, kind=EventKind.REQUEST, nodes=(device,), amount=number, detail="data")
-
-
-def _of(scenario: Scenario, replica: int) -> tuple[tuple[int, int], ...]:
+def _of(scenario: Scenario, replica: int) -> Links:
     """All links between a replica and the others."""
     others = [each for each in range(scenario.machines) if each != replica]
     return tuple(link for each in others for link in ((replica, each), (each, replica)))

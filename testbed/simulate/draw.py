@@ -7,8 +7,9 @@ for good, because uniform faults miss livelocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
+from typing import TypedDict
 
 import msgspec
 
@@ -18,16 +19,28 @@ from testbed.errors import ConfigurationError
 from testbed.simulate.draw_change import Change, draw_change
 from testbed.simulate.draw_power import draw_power
 from testbed.simulate.draw_stops import draw_stops
-from testbed.simulate.scenario import GATEWAY, Crash, Event, EventKind, Scenario, Traitor
+from testbed.simulate.scenario import (
+    GATEWAY,
+    Crash,
+    Event,
+    EventKind,
+    Links,
+    Scenario,
+    Traitor,
+    links_among,
+    request,
+)
 from testbed.simulate.strategies import STRATEGIES
 from testbed.simulate.traitors import APART, TRICKS
 
 __all__ = ["PROFILES", "Options", "draw"]
 
+_OF_LINKS = ("partition", "loss", "duplicate", "delay", "far")
+_OF_PROCESSES = ("crash", "outage", "pause")
 PROFILES: dict[str, tuple[str, ...]] = {
     "none": (),
-    "network": ("partition", "loss", "duplicate", "delay", "far"),
-    "crash": ("crash", "outage", "pause"),
+    "network": _OF_LINKS,
+    "crash": _OF_PROCESSES,
     "disk": ("crash", "outage", "full", "wipe"),
     "membership": ("partition", "loss", "crash", "outage", "byzantine", "wipe", "member"),
     "clock": ("skew",),
@@ -36,21 +49,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "stop": (),
     "views": ("alone",),
     "power": ("crash", "loss", "power"),
-    "all": (
-        "partition",
-        "loss",
-        "duplicate",
-        "delay",
-        "far",
-        "crash",
-        "outage",
-        "pause",
-        "skew",
-        "byzantine",
-        "full",
-        "wipe",
-        "member",
-    ),
+    "all": (*_OF_LINKS, *_OF_PROCESSES, "skew", "byzantine", "full", "wipe", "member"),
 }
 
 # How often a kind is enabled if the profile has it. The default is half the time; kinds here make a
@@ -135,7 +134,7 @@ def draw(options: Options, seed: int) -> Scenario:
         asked = [event.at_us for event in events if event.kind is EventKind.REQUEST]
         events += draw_power(dice, n, treacherous, asked, heal_us)
     survivors = tuple(r for r in honest if r not in change.lost)
-    events += _permanent(dice, total, [*change.lost], heal_us)
+    events += _permanent(dice, total, change.lost, heal_us)
     spare = min(Quorum.of(size).faulty for size in (n, *change.sizes)) - len(traitors)
     spare -= len(change.lost)
     if "wipe" in kinds and spare > 0:
@@ -222,30 +221,32 @@ def _traitors(dice: Random, options: Options, quorum: Quorum, wanted: bool) -> t
 
 def _requests(dice: Random, devices: int, until_us: int) -> list[Event]:
     return [
-        Event(
-            at_us=dice.randrange(until_us),
-            kind=EventKind.REQUEST,
-            nodes=(dice.randrange(devices),),
-            amount=number,
-            detail=dice.choices(_OPERATIONS, _OPERATION_WEIGHTS)[0],
+        request(
+            dice.randrange(until_us),
+            dice.randrange(devices),
+            number,
+            dice.choices(_OPERATIONS, _OPERATION_WEIGHTS)[0],
         )
         for number in range(dice.randint(_REQUESTS_MIN, _REQUESTS_MAX))
     ]
 
 
-def _span(dice: Random, heal_us: int) -> tuple[int, int]:
-    """Start and duration of a fault that is over when the run heals."""
+class _Span(TypedDict):
+    at_us: int
+    duration_us: int
+
+
+def _span(dice: Random, heal_us: int) -> _Span:
+    """When a fault begins that is over when the run heals, and how long it lasts."""
     at_us = dice.randrange(_FAULTS_US)
-    return at_us, min(dice.randint(_FAULT_US_MIN, _FAULT_US_MAX), heal_us - at_us)
-
-
-Links = tuple[tuple[int, int], ...]
+    duration_us = min(dice.randint(_FAULT_US_MIN, _FAULT_US_MAX), heal_us - at_us)
+    return _Span(at_us=at_us, duration_us=duration_us)
 
 
 def _partition(dice: Random, n: int) -> Links:
     """Blocked links in one of the shapes that are known to cause trouble."""
     order = dice.sample(range(n), n)
-    everyone = [(a, b) for a in order for b in order if a != b]
+    everyone = links_among(order)
     cut = dice.randint(1, n - 1)
     left, right = set(order[:cut]), set(order[cut:])
     shape = dice.choice(("one-way", "two-way", "isolate", "halves", "bridge", "ring", "star"))
@@ -275,150 +276,130 @@ def _partition(dice: Random, n: int) -> Links:
     return tuple(sorted(blocked))
 
 
-def _alone(dice: Random, n: int, heal_us: int) -> list[Event]:
+def _alone(dice: Random, n: int, heal_us: int) -> Iterator[Event]:
     """Three views for one sequence number. First only one replica hears the others, so it alone
     prepares. Then it is cut off, and the others go on in the next view. Then it is back, and the
     primary of that view is cut off. No other fault leaves one request prepared in the first view
     and another in the second."""
     lone = dice.randrange(2, n)
-    everyone = [(a, b) for a in range(n) for b in range(n) if a != b]
+    everyone = links_among(range(n))
     deaf = tuple((a, b) for a, b in everyone if (b != lone and a != 0) or a == lone)
     cut, next_primary = (tuple(link for link in everyone if r in link) for r in (lone, 1))
     first_us = dice.randrange(200_000, 1_500_000)
     second_us = first_us + dice.randint(200_000, 600_000)
     third_us = second_us + dice.randint(1_000_000, 2_500_000)
-    phases = [(first_us, second_us, deaf), (second_us, third_us, cut)]
-    phases.append((third_us, heal_us, next_primary))
-    return [
-        Event(at_us=start, kind=EventKind.BLOCK, duration_us=stop - start, links=links)
-        for start, stop, links in phases
-    ]
+    phases = (
+        (first_us, second_us, deaf),
+        (second_us, third_us, cut),
+        (third_us, heal_us, next_primary),
+    )
+    for start, stop, links in phases:
+        yield Event(at_us=start, kind=EventKind.BLOCK, duration_us=stop - start, links=links)
+
+
+def _all_links(n: int) -> Links:
+    return links_among([*range(n), *(GATEWAY + g for g in range(_GATEWAYS))])
 
 
 def _some_links(dice: Random, n: int) -> Links:
-    nodes: Sequence[int] = [*range(n), *(GATEWAY + g for g in range(_GATEWAYS))]
     share = dice.choice((0.2, 0.5, 1.0))
-    return tuple((a, b) for a in nodes for b in nodes if a != b and dice.random() < share)
+    return tuple(link for link in _all_links(n) if dice.random() < share)
 
 
-def _block(dice: Random, n: int, heal_us: int) -> list[Event]:
-    at_us, duration_us = _span(dice, heal_us)
-    links = _partition(dice, n)
-    return [Event(at_us=at_us, kind=EventKind.BLOCK, duration_us=duration_us, links=links)]
+# (dice, replicas, time of healing) -> events
+_FaultDraw = Callable[[Random, int, int], Iterator[Event]]
 
 
-def _noise(kind: EventKind, low: int, high: int) -> Callable[[Random, int, int], list[Event]]:
-    def one(dice: Random, n: int, heal_us: int) -> list[Event]:
-        at_us, duration_us = _span(dice, heal_us)
-        return [
-            Event(
-                at_us=at_us,
-                kind=kind,
-                duration_us=duration_us,
-                links=_some_links(dice, n),
-                amount=dice.randint(low, high),
-            )
-        ]
+def _block(dice: Random, n: int, heal_us: int) -> Iterator[Event]:
+    yield Event(**_span(dice, heal_us), kind=EventKind.BLOCK, links=_partition(dice, n))
+
+
+def _noise(kind: EventKind, low: int, high: int) -> _FaultDraw:
+    def one(dice: Random, n: int, heal_us: int) -> Iterator[Event]:
+        yield Event(
+            **_span(dice, heal_us),
+            kind=kind,
+            links=_some_links(dice, n),
+            amount=dice.randint(low, high),
+        )
 
     return one
 
 
-def _far(dice: Random, n: int, heal_us: int) -> list[Event]:
+def _far(dice: Random, n: int, heal_us: int) -> Iterator[Event]:
     """All links are slow for good, so only longer timeouts help. Even four such faults together
     stay below the limit for a message (`Consensus.message_delay_us`)."""
-    nodes = [*range(n), *(GATEWAY + g for g in range(_GATEWAYS))]
-    links = tuple((a, b) for a in nodes for b in nodes if a != b)
     amount = dice.randint(100_000, 250_000)
-    return [Event(at_us=dice.randrange(heal_us), kind=EventKind.DELAY, links=links, amount=amount)]
+    at_us = dice.randrange(heal_us)
+    yield Event(at_us=at_us, kind=EventKind.DELAY, links=_all_links(n), amount=amount)
 
 
-def _crash(dice: Random, n: int, heal_us: int) -> list[Event]:
-    at_us, duration_us = _span(dice, heal_us)
-    return [
-        Event(
-            at_us=at_us,
-            kind=EventKind.CRASH,
-            duration_us=duration_us,
-            nodes=(dice.randrange(n),),
-            amount=dice.choice((0, *range(1, 12))),
-            detail=dice.choice(list(Crash)).value,
-        )
-    ]
+def _crash(dice: Random, n: int, heal_us: int) -> Iterator[Event]:
+    yield Event(
+        **_span(dice, heal_us),
+        kind=EventKind.CRASH,
+        nodes=(dice.randrange(n),),
+        amount=dice.choice((0, *range(1, 12))),
+        detail=dice.choice(list(Crash)).value,
+    )
 
 
-def _outage(dice: Random, n: int, heal_us: int) -> list[Event]:
+def _outage(dice: Random, n: int, heal_us: int) -> Iterator[Event]:
     """Everything loses power at once, or nearly."""
-    at_us, duration_us = _span(dice, heal_us)
+    span = _span(dice, heal_us)
     spread_us = dice.choice((1, 10_000))
-    return [
-        Event(
-            at_us=at_us + dice.randrange(spread_us),
+    for replica in range(n):
+        yield Event(
+            at_us=span["at_us"] + dice.randrange(spread_us),
             kind=EventKind.CRASH,
-            duration_us=max(_FAULT_US_MIN, duration_us // dice.randint(1, 4)),
+            duration_us=max(_FAULT_US_MIN, span["duration_us"] // dice.randint(1, 4)),
             nodes=(replica,),
             amount=dice.choice((0, 0, 1, 2)),
             detail=dice.choice(list(Crash)).value,
         )
-        for replica in range(n)
-    ]
 
 
-def _pause(dice: Random, n: int, heal_us: int) -> list[Event]:
-    at_us, duration_us = _span(dice, heal_us)
-    nodes = (dice.randrange(n),)
-    return [Event(at_us=at_us, kind=EventKind.PAUSE, duration_us=duration_us, nodes=nodes)]
+def _pause(dice: Random, n: int, heal_us: int) -> Iterator[Event]:
+    yield Event(**_span(dice, heal_us), kind=EventKind.PAUSE, nodes=(dice.randrange(n),))
 
 
-def _skew(dice: Random, n: int, heal_us: int) -> list[Event]:
-    at_us, duration_us = _span(dice, heal_us)
-    return [
-        Event(
-            at_us=at_us,
-            kind=EventKind.SKEW,
-            duration_us=duration_us,
-            nodes=(dice.randrange(n),),
-            amount=dice.choice((-1, 1)) * dice.choice((300_000, 2_000_000, 3_600_000_000)),
-        )
-    ]
+def _skew(dice: Random, n: int, heal_us: int) -> Iterator[Event]:
+    yield Event(
+        **_span(dice, heal_us),
+        kind=EventKind.SKEW,
+        nodes=(dice.randrange(n),),
+        amount=dice.choice((-1, 1)) * dice.choice((300_000, 2_000_000, 3_600_000_000)),
+    )
 
 
-def _slow(options: Options, seed: int, n: int, heal_us: int) -> list[Event]:
+def _slow(options: Options, seed: int, n: int, heal_us: int) -> Iterator[Event]:
     """Processors that are too slow for the timeouts, for good: those of all replicas, or of one."""
     dice = Random(f"{seed}/{options.replicas}/slow")  # noqa: S311
     if dice.random() >= _SLOW.get(options.faults, 0.0):
-        return []
+        return
     nodes = tuple(range(n)) if dice.random() < 0.7 else (dice.randrange(n),)
     amount = dice.randint(*_WORK_US[options.faults])
     at_us = dice.randrange(heal_us)
-    return [Event(at_us=at_us, kind=EventKind.SLOW, nodes=nodes, amount=amount)]
+    yield Event(at_us=at_us, kind=EventKind.SLOW, nodes=nodes, amount=amount)
 
 
-def _full(dice: Random, n: int, heal_us: int) -> list[Event]:
-    at_us, duration_us = _span(dice, heal_us)
-    return [
-        Event(
-            at_us=at_us,
-            kind=EventKind.FULL,
-            duration_us=duration_us,
-            nodes=(dice.randrange(n),),
-            amount=dice.randrange(12),
-        )
-    ]
+def _full(dice: Random, n: int, heal_us: int) -> Iterator[Event]:
+    yield Event(
+        **_span(dice, heal_us),
+        kind=EventKind.FULL,
+        nodes=(dice.randrange(n),),
+        amount=dice.randrange(12),
+    )
 
 
-def _wipes(dice: Random, replicas: Sequence[int], heal_us: int) -> list[Event]:
+def _wipes(dice: Random, replicas: Sequence[int], heal_us: int) -> Iterator[Event]:
     """Each of these loses its disk, once or twice."""
-    events = []
     for replica in replicas:
         for _ in range(dice.choice((1, 1, 2))):
-            at_us, duration_us = _span(dice, heal_us)
-            events.append(
-                Event(at_us=at_us, kind=EventKind.WIPE, duration_us=duration_us, nodes=(replica,))
-            )
-    return events
+            yield Event(**_span(dice, heal_us), kind=EventKind.WIPE, nodes=(replica,))
 
 
-_FAULT_DRAWS: dict[str, Callable[[Random, int, int], list[Event]]] = {
+_FAULT_DRAWS: dict[str, _FaultDraw] = {
     "partition": _block,
     "loss": _noise(EventKind.LOSS, 5, 60),
     "duplicate": _noise(EventKind.DUPLICATE, 5, 60),
@@ -432,10 +413,9 @@ _FAULT_DRAWS: dict[str, Callable[[Random, int, int], list[Event]]] = {
 }
 
 
-def _permanent(dice: Random, n: int, broken: Sequence[int], heal_us: int) -> list[Event]:
+def _permanent(dice: Random, n: int, broken: Sequence[int], heal_us: int) -> Iterator[Event]:
     """These replicas never recover: they are dead, cut off in one or both directions, or pause
     again and again."""
-    events = []
     for lost in broken:
         out = tuple((lost, r) for r in range(n) if r != lost)
         into = tuple((r, lost) for r in range(n) if r != lost)
@@ -443,16 +423,14 @@ def _permanent(dice: Random, n: int, broken: Sequence[int], heal_us: int) -> lis
         at_us = dice.randrange(heal_us)
         match way:
             case "dead":
-                event = Event(at_us=at_us, kind=EventKind.CRASH, nodes=(lost,), detail="lost")
+                yield Event(at_us=at_us, kind=EventKind.CRASH, nodes=(lost,), detail="lost")
             case "dumb":
-                event = Event(at_us=at_us, kind=EventKind.BLOCK, links=out)
+                yield Event(at_us=at_us, kind=EventKind.BLOCK, links=out)
             case "deaf":
-                event = Event(at_us=at_us, kind=EventKind.BLOCK, links=into)
+                yield Event(at_us=at_us, kind=EventKind.BLOCK, links=into)
             case "cut":
-                event = Event(at_us=at_us, kind=EventKind.BLOCK, links=out + into)
+                yield Event(at_us=at_us, kind=EventKind.BLOCK, links=out + into)
             case "stutter":
-                event = Event(at_us=at_us, kind=EventKind.LOSS, links=out + into, amount=70)
+                yield Event(at_us=at_us, kind=EventKind.LOSS, links=out + into, amount=70)
             case _:
-                event = Event(at_us=at_us, kind=EventKind.SKEW, nodes=(lost,), amount=3_600_000_000)
-        events.append(event)
-    return events
+                yield Event(at_us=at_us, kind=EventKind.SKEW, nodes=(lost,), amount=3_600_000_000)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from random import Random
 
-from testbed.simulate.scenario import Crash, Event, EventKind
+from testbed.simulate.scenario import Crash, Event, EventKind, links_among
 
 __all__ = ["draw_power"]
 
@@ -42,8 +42,6 @@ def draw_power(
             for r in honest
         ]
     if dice.random() < 0.5:
-        links = tuple((a, b) for a in honest for b in honest if a != b)
-        events.append(
-            Event(at_us=0, kind=EventKind.DELAY, links=links, amount=dice.randint(*_FAR_US))
-        )
+        links, amount = links_among(honest), dice.randint(*_FAR_US)
+        events.append(Event(at_us=0, kind=EventKind.DELAY, links=links, amount=amount))
     return events

@@ -12,7 +12,7 @@ from random import Random
 import msgspec
 
 from chain.genesis import Consensus
-from testbed.simulate.scenario import Event, EventKind, Scenario
+from testbed.simulate.scenario import Event, EventKind, Scenario, request
 
 __all__ = ["draw_stops"]
 
@@ -37,13 +37,7 @@ def draw_stops(dice: Random, scenario: Scenario) -> Scenario:
         )
         at_us += duration_us + dice.randint(*_BACK_US)
     requests = [
-        Event(
-            at_us=number * _REQUEST_US,
-            kind=EventKind.REQUEST,
-            nodes=(number % scenario.devices,),
-            amount=number,
-            detail="data",
-        )
+        request(number * _REQUEST_US, number % scenario.devices, number)
         for number in range(at_us // _REQUEST_US)
     ]
     return msgspec.structs.replace(

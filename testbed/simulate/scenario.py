@@ -7,6 +7,7 @@ are thrown during the run, from the same seed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 import msgspec
@@ -21,9 +22,14 @@ __all__ = [
     "Crash",
     "Event",
     "EventKind",
+    "Links",
     "Scenario",
     "Traitor",
+    "links_among",
+    "request",
 ]
+
+Links = tuple[tuple[int, int], ...]
 
 # Gateways are numbered from here, replicas from 0.
 GATEWAY = 1000
@@ -67,7 +73,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: EventKind
     duration_us: int = 0
     nodes: tuple[int, ...] = ()
-    links: tuple[tuple[int, int], ...] = ()
+    links: Links = ()
     amount: int = 0
     detail: str = ""
 
@@ -75,6 +81,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def end_us(self) -> int | None:
         """When it is over; None if never."""
         return self.at_us + self.duration_us if self.duration_us else None
+
+
+def request(at_us: int, device: int, number: int, what: str = "data") -> Event:
+    """`number` is the payload, and tells requests apart."""
+    return Event(at_us=at_us, kind=EventKind.REQUEST, nodes=(device,), amount=number, detail=what)
+
+
+def links_among(nodes: Sequence[int]) -> Links:
+    """The links from each node to each other one."""
+    return tuple((a, b) for a in nodes for b in nodes if a != b)
 
 
 class Traitor(msgspec.Struct, frozen=True):

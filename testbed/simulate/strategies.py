@@ -20,7 +20,15 @@ from random import Random
 import msgspec
 
 from testbed.simulate.attacks import ATTACKS
-from testbed.simulate.scenario import NETWORK_KINDS, Event, EventKind, Scenario, Traitor
+from testbed.simulate.scenario import (
+    NETWORK_KINDS,
+    Event,
+    EventKind,
+    Links,
+    Scenario,
+    Traitor,
+    links_among,
+)
 
 __all__ = ["STRATEGIES"]
 
@@ -29,11 +37,9 @@ _CLASSES_US = (0, 20_000, 150_000, 900_000)  # delay of the links of each priori
 _ROUND_US = (20_000, 60_000)  # one phase of the protocol over simulated links
 _CUT_ROUNDS_MAX = 6
 
-Links = tuple[tuple[int, int], ...]
-
 
 def _pct(dice: Random, scenario: Scenario) -> Scenario:
-    links = _links(scenario)
+    links = links_among(range(scenario.machines))
     ranks = {link: rank for rank, link in enumerate(dice.sample(links, len(links)))}
     moments = sorted(dice.randrange(scenario.heal_us) for _ in range(dice.randint(1, _CHANGES_MAX)))
     events: list[Event] = []
@@ -58,7 +64,7 @@ def _pct(dice: Random, scenario: Scenario) -> Scenario:
 def _class(rank: int, count: int) -> int:
     """The delay class of a link. Half of the links are on time; a higher rank gives a higher
     class."""
-    return min(max(2 * rank // count, 0), len(_CLASSES_US) - 1)
+    return min(2 * rank // count, len(_CLASSES_US) - 1)
 
 
 def _twins(dice: Random, scenario: Scenario) -> Scenario:
@@ -88,15 +94,11 @@ STRATEGIES: dict[str, Callable[[Random, Scenario], Scenario]] = {
 }
 
 
-def _links(scenario: Scenario) -> list[tuple[int, int]]:
-    replicas = range(scenario.machines)
-    return [(a, b) for a in replicas for b in replicas if a != b]
-
-
 def _partition(dice: Random, scenario: Scenario) -> Links:
     """A partition into two or three groups."""
-    group = [dice.randrange(dice.choice((2, 3))) for _ in range(scenario.machines)]
-    return tuple((a, b) for a, b in _links(scenario) if group[a] != group[b])
+    replicas = range(scenario.machines)
+    group = [dice.randrange(dice.choice((2, 3))) for _ in replicas]
+    return tuple((a, b) for a, b in links_among(replicas) if group[a] != group[b])
 
 
 def _cut(at_us: int, stop_us: int, links: Links) -> Event:
