@@ -5,7 +5,6 @@ The simulator is in `testbed.simulate`; this module parses, shows progress and p
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,8 +18,8 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError
 from testbed.simulate.draw import PROFILES, Options, draw
 from testbed.simulate.outcome import Outcome, Summary
@@ -62,7 +61,7 @@ def simulate(  # noqa: PLR0917 - one parameter per option
     cluster: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler to spread the seeds over.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
     scenario: Annotated[
         Path | None, typer.Option(help="Replay this scenario file instead of drawing seeds.")
     ] = None,
@@ -96,7 +95,7 @@ def simulate(  # noqa: PLR0917 - one parameter per option
         )
     elapsed_s = time.monotonic() - started
     if as_json:
-        _print_json(summary, elapsed_s)
+        print_json(summary.as_json(elapsed_s))
     else:
         _print_summary(summary, elapsed_s)
     if summary.resume_at is not None:
@@ -159,22 +158,21 @@ class _Heartbeat:
 
 
 def _print_summary(summary: Summary, elapsed_s: float) -> None:
-    console = Console()
     figures = summary.as_json(elapsed_s)
-    table = Table(show_header=False, box=None)
-    table.add_row("seeds run", f"{summary.seeds} ({figures['seeds_per_s']} per s)")
-    table.add_row("simulated", f"{figures['simulated_hours']} hours, {summary.steps} steps")
-    table.add_row("requests executed", f"{summary.requests} in {summary.blocks} blocks")
-    table.add_row("views changed", str(summary.view_changes))
     faults = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.faults.items()))
-    table.add_row("faults injected", faults or "none")
     accused = ", ".join(f"{reason} {n}" for reason, n in sorted(summary.accusations.items()))
-    table.add_row("accusations", f"{accused or 'none'} (evidence judged again)")
-    table.add_row(
-        "protocol states", f"{len(summary.states)}, the last after {summary.new_state_at} seeds"
-    )
-    table.add_row("properties broken", str(len(summary.failures)))
-    console.print(table)
+    rows = [
+        ("seeds run", f"{summary.seeds} ({figures['seeds_per_s']} per s)"),
+        ("simulated", f"{figures['simulated_hours']} hours, {summary.steps} steps"),
+        ("requests executed", f"{summary.requests} in {summary.blocks} blocks"),
+        ("views changed", summary.view_changes),
+        ("faults injected", faults or "none"),
+        ("accusations", f"{accused or 'none'} (evidence judged again)"),
+        ("protocol states", f"{len(summary.states)}, last after {summary.new_state_at} seeds"),
+        ("properties broken", len(summary.failures)),
+    ]
+    typer.echo(columns(rows))
+    console = Console()
     for failure in sorted(summary.failures, key=lambda outcome: outcome.seed):
         console.print(f"seed {failure.seed}: {failure.finding}", style="red", markup=False)
 
@@ -221,12 +219,8 @@ def _replay(scenario: Scenario, *, as_json: bool) -> int:
     started = time.monotonic()
     summary = Summary()
     summary.add(run(scenario))
-    _print_json(summary, time.monotonic() - started)
+    print_json(summary.as_json(time.monotonic() - started))
     return _EXIT_FINDING if summary.failures else 0
-
-
-def _print_json(summary: Summary, elapsed_s: float) -> None:
-    sys.stdout.write(json.dumps(summary.as_json(elapsed_s)) + "\n")
 
 
 def _read(path: Path) -> Scenario:

@@ -23,7 +23,6 @@ class Administrator:
     `membership` is the one in force at its gateway."""
 
     number = 0
-    revoked = False
 
     def __init__(
         self,

@@ -67,7 +67,7 @@ class Device:
         if self.wanted is not None or not self._plan:
             return None
         self.doing = self._plan.popleft()
-        self.wanted = self._sign(self._operation(self.doing, head), self._signer)
+        self.wanted = sign_operation(self._operation(self.doing, head), self._signer)
         return self.wanted
 
     def done(self) -> None:
@@ -94,13 +94,13 @@ class Device:
                 signature = self._signatures.other_form(cose[-64:])
                 return self._random.choice((cose, cose[:-64] + signature))
             case "forged":
-                cose = self._sign(self._data(self._counter + 1, payload), self._signer)
+                cose = sign_operation(self._data(self._counter + 1, payload), self._signer)
                 return cose[:-1] + bytes((cose[-1] ^ 1,))
             case "old-counter":
                 if not self._counter_done:
                     return None
                 counter = self._random.randint(1, self._counter_done)
-                return self._sign(self._data(counter, payload), self._signer)
+                return sign_operation(self._data(counter, payload), self._signer)
             case "stranger":
                 stranger = self._signatures.signer(f"stranger {payload}")
                 if payload % 2:
@@ -111,15 +111,15 @@ class Device:
                         service=SERVICE,
                         payload=b"s",
                     )
-                    return self._sign(data, stranger)
-                return self._sign(self._enrolment(stranger, stranger, head), stranger)
+                    return sign_operation(data, stranger)
+                return sign_operation(self._enrolment(stranger, stranger, head), stranger)
             case _:
                 raise AssertionError(f"unknown mischief {kind}")
 
     def after_revocation(self, payload: int) -> bytes:
         """A request that is well signed and fresh, from an identity that is revoked."""
         self._counter += 1
-        return self._sign(self._data(self._counter, payload), self._signer)
+        return sign_operation(self._data(self._counter, payload), self._signer)
 
     def outrun(self, payload: int) -> bytes | None:
         """The requests of a thief of the key who hears of the revocation: he renews to a key of his
@@ -128,15 +128,12 @@ class Device:
             return None
         if not payload:
             self._counter += 1
-            return self._sign(self._renewal(), self._signer)
+            return sign_operation(self._renewal(), self._signer)
         fresh = self._next_signer()
         data = self._data(payload, payload)
-        return self._sign(msgspec.structs.replace(data, node=node_id(fresh.public)), fresh)
+        return sign_operation(msgspec.structs.replace(data, node=node_id(fresh.public)), fresh)
 
     # --- operations ------------------------------------------------------------------------------
-
-    def _sign(self, operation: Operation, signer: Signer) -> bytes:
-        return sign_operation(operation, signer)
 
     def _operation(self, name: str, head: bytes) -> Operation:
         if name == "enrol":

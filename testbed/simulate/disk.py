@@ -54,7 +54,6 @@ class Disk:
         self._on_crash = Crash.LOST
         self._fills_after: int | None = None
         self._abstention: list[int | None] = [None, None]  # up to these heights: (synced, written)
-        self.operations = 0
         self.syncs = 0
 
     # --- power ---------------------------------------------------------------------------------
@@ -154,7 +153,6 @@ class Disk:
         self.commit()
 
     def _operate(self) -> None:
-        self.operations += 1
         if self._fills_after is not None:
             self._fills_after -= 1
             if self._fills_after < 0 and self._unsynced:

@@ -27,15 +27,12 @@ WAITING_MAX = 256
 _messages = msgspec.msgpack.Decoder(ClientMessage)
 
 
-class _Waiting:
+class _Waiting(msgspec.Struct):
     """A request that is in no final block yet."""
 
-    __slots__ = ("due_us", "frame", "wait_us")
-
-    def __init__(self, frame: bytes, due_us: int, wait_us: int) -> None:
-        self.frame = frame
-        self.wait_us = wait_us
-        self.due_us = due_us
+    frame: bytes
+    due_us: int
+    wait_us: int
 
 
 class Gateway:
@@ -65,10 +62,6 @@ class Gateway:
         self._told_height = -1
 
     @property
-    def height(self) -> int:
-        return self._tracker.height
-
-    @property
     def head_hash(self) -> bytes:
         return self._tracker.head_hash
 
@@ -84,9 +77,8 @@ class Gateway:
     def submit(self, request: bytes, cose: bytes) -> None:
         """`request` is its id; it is sent again until `settled`."""
         frame = encode(Submit(cose))
-        self._waiting[request] = _Waiting(
-            frame, self._timeline.now_us + self._retry_us, self._retry_us
-        )
+        due_us = self._timeline.now_us + self._retry_us
+        self._waiting[request] = _Waiting(frame, due_us, self._retry_us)
         assert len(self._waiting) <= WAITING_MAX, "devices wait for their answers"
         self._send(self._primary, frame)
 
@@ -113,13 +105,13 @@ class Gateway:
     def _subscribe(self) -> None:
         """Subscribes again: a restarted replica has no subscribers, a lost frame leaves a gap."""
         for replica in self._replicas:
-            self._send(replica, encode(Subscribe(self.height + 1, True)))
+            self._send(replica, encode(Subscribe(self._tracker.height + 1, True)))
 
     def _tick(self) -> None:
         now_us = self._timeline.now_us
-        if self.height == self._told_height:
+        if self._tracker.height == self._told_height:
             self._subscribe()
-        self._told_height = self.height
+        self._told_height = self._tracker.height
         for waiting in self._waiting.values():
             if waiting.due_us <= now_us:
                 waiting.wait_us = min(2 * waiting.wait_us, RETRY_US_MAX)

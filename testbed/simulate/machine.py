@@ -91,10 +91,6 @@ class Machine:
         self._working = False  # whether it opens frames now
         self._fired = Fired()  # timers that fired meanwhile
 
-    @property
-    def height(self) -> int:
-        return self.disk.height
-
     # --- life and death --------------------------------------------------------------------------
 
     def install(self) -> None:
@@ -137,16 +133,16 @@ class Machine:
 
     def _die(self, keeps: Crash) -> None:
         if self.process is not None:
-            self._forget()
-            self.disk.power_off(keeps)
+            self._stop(keeps)
             self.outside.crashed(self, keeps)
 
-    def _forget(self) -> None:
+    def _stop(self, keeps: Crash) -> None:
         """The process ends. What it had not handled is lost."""
         self.process = None
         self._inbox = Inbox()
         self._working = False
         self._fired.clear()
+        self.disk.power_off(keeps)
 
     def _guarded(self, action: Callable[..., None], *arguments: object) -> None:
         try:
@@ -157,8 +153,7 @@ class Machine:
         except StoreFull:
             # The process ends as `nodes.replica.process` does: the transaction is lost, and nothing
             # that waited for it is sent.
-            self._forget()
-            self.disk.power_off(Crash.LOST)
+            self._stop(Crash.LOST)
             self.outside.stopped_full(self)
             self.timeline.after(RESTART_US, self._start)
 

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
+import msgspec
+
 from testbed.simulate.scenario import Event, EventKind
 from testbed.simulate.timeline import Timeline
 
@@ -27,16 +29,13 @@ def healthy(spread_us: int) -> Callable[[Random], int]:
     return lambda random: DELAY_US_MIN + int(random.random() * spread_us)
 
 
-class _Trouble:
+class _Trouble(msgspec.Struct):
     """What happens to one link now: sums over the events in force, so each event can end alone."""
 
-    __slots__ = ("blocked", "delay_us", "duplicate_pct", "loss_pct")
-
-    def __init__(self) -> None:
-        self.blocked = 0
-        self.loss_pct = 0
-        self.duplicate_pct = 0
-        self.delay_us = 0
+    blocked: int = 0
+    loss_pct: int = 0
+    duplicate_pct: int = 0
+    delay_us: int = 0
 
     def add(self, event: Event, sign: int) -> None:
         match event.kind:
@@ -50,10 +49,6 @@ class _Trouble:
                 self.delay_us += sign * event.amount
             case _:
                 raise AssertionError(f"{event.kind} is not a link's trouble")
-
-    @property
-    def over(self) -> bool:
-        return not (self.blocked or self.loss_pct or self.duplicate_pct or self.delay_us)
 
 
 class Network:
@@ -100,5 +95,5 @@ class Network:
         for link in event.links:
             trouble = self._troubles[link]
             trouble.add(event, -1)
-            if trouble.over:
+            if trouble == _Trouble():
                 del self._troubles[link]

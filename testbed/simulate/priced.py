@@ -60,19 +60,18 @@ class Stopwatch:
         self.spent = Spent()
 
     def block(self, height: int) -> Block:
-        return self.blocks.setdefault(height, Block(phases_us={}, executed_us=[]))
+        return self.blocks.setdefault(height, Block())
 
 
 def pricing(costs: Costs, stopwatch: Stopwatch) -> Callable[..., Machine]:
     """Makes the argument `machine` of `testbed.simulate.world.Hardware`."""
-    shared: list[Cores] = []
+    shared: Cores | None = None
 
     def make(**parts: Any) -> Machine:
-        cores = (
-            shared[0] if shared else Cores(parts["timeline"], costs.cores if costs.shared else 1)
-        )
-        if costs.shared and not shared:
-            shared.append(cores)
+        nonlocal shared
+        cores = shared or Cores(parts["timeline"], costs.cores if costs.shared else 1)
+        if costs.shared:
+            shared = cores
         return PricedMachine(costs, cores, stopwatch, **parts)
 
     return make

@@ -23,12 +23,9 @@ __all__ = [
     "CHEAP",
     "CLIENT_CHECKS",
     "REAL",
-    "HashScheme",
-    "HashSigner",
     "Meter",
     "MeteredSigner",
     "Signatures",
-    "malleated",
 ]
 
 # The cost of checking a client's signature, in checks of replicas' signatures. It is so high
@@ -69,14 +66,10 @@ class HashSigner:
 
     def __init__(self, name: str) -> None:
         point = hashlib.sha512(b"simulated key\0" + name.encode()).digest()
-        self._public = _SPKI_PREFIX + point
-
-    @property
-    def public(self) -> bytes:
-        return self._public
+        self.public = _SPKI_PREFIX + point
 
     def sign(self, data: bytes) -> bytes:
-        return _mac(self._public, data) * 2
+        return _mac(self.public, data) * 2
 
 
 class Meter:
@@ -111,11 +104,8 @@ class MeteredSigner:
 
     def __init__(self, signer: Signer) -> None:
         self.signed = 0
+        self.public = signer.public
         self._signer = signer
-
-    @property
-    def public(self) -> bytes:
-        return self._signer.public
 
     def sign(self, data: bytes) -> bytes:
         self.signed += 1

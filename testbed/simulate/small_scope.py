@@ -9,7 +9,7 @@ such messages sent so far.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import Random
 
 import msgspec
@@ -38,21 +38,14 @@ _CHANGES = ("omit", "seq+1", "seq-1", "view+1", "view-1", "digest")
 
 
 class SmallScope:
-    """`others` are the possible receivers; `acted` is called for each message that was changed."""
+    """`others` are the possible receivers."""
 
     def __init__(
-        self,
-        random: Random,
-        network: bytes,
-        signer: Signer,
-        *,
-        others: Sequence[int],
-        acted: Callable[[], None],
+        self, random: Random, network: bytes, signer: Signer, others: Sequence[int]
     ) -> None:
         self._network = network
         self._signer = signer
         self._others = others
-        self._acted = acted
         self._sent: Counter[type] = Counter()
         self._digest = bytes(32)  # of its previous vote
         self._faults = {
@@ -77,7 +70,6 @@ class SmallScope:
         before, self._digest = self._digest, getattr(message, "digest", self._digest)
         if fault is None:
             return [effect]
-        self._acted()
         change, deceived = fault
         to = self._others if isinstance(effect, Broadcast) else (effect.to,)
         out: list[Effect | Delayed] = [

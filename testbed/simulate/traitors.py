@@ -15,7 +15,7 @@ not). It also has the tricks that need more than one process, or see more than e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from random import Random
 
@@ -35,8 +35,8 @@ from testbed.simulate.small_scope import SmallScope
 
 __all__ = ["APART", "TRICKS", "Cast"]
 
-_SIMULATED = ("false-seal", "hoard", "slow-primary", "small-scope", "twins")
-TRICKS: tuple[str, ...] = (*Trick, *_SIMULATED)
+_REWRITING = ("hoard", "slow-primary", "small-scope")  # played after those of `Trick`
+TRICKS: tuple[str, ...] = (*Trick, "false-seal", *_REWRITING, "twins")
 # Only special profiles and strategies draw these.
 APART = ("dribble", "hoard", "late-equivocation", "slow-primary", "small-scope")
 
@@ -56,67 +56,64 @@ class Cast:
         self._deceived = frozenset(loyal[: (len(loyal) + 1) // 2])
         self._conspirators = frozenset(r for r, of in self._tricks.items() if "conspire" in of)
 
-    def tricks(self, replica: int) -> Sequence[str]:
-        return self._tricks.get(replica, ())
+    def _plays(self, replica: int, trick: str) -> bool:
+        return trick in self._tricks.get(replica, ())
 
     @property
     def twins(self) -> list[int]:
         """Replicas that run twice."""
-        return [replica for replica, tricks in sorted(self._tricks.items()) if "twins" in tricks]
+        return [replica for replica in sorted(self._tricks) if self._plays(replica, "twins")]
 
     def hears(self, twin: bool, replica: int, other: int) -> bool:
         """Whether this twin talks with `other`. Other Byzantine replicas hear both twins."""
-        if "twins" not in self.tricks(replica) or other in self._tricks:
+        if not self._plays(replica, "twins") or other in self._tricks:
             return True
         return (other in self._deceived) == twin
 
     def wrapper(self, replica: int, signer: Signer) -> Callable[[Service], Rewrite] | None:
         """The wrapper around a replica's effects, one per process. None if it is honest."""
-        tricks = [Trick(name) for name in self.tricks(replica) if name not in _SIMULATED]
-        hoards, small, slow = (
-            name in self.tricks(replica) for name in ("hoard", "small-scope", "slow-primary")
-        )
-        if not tricks and not hoards and not small and not slow:
+        tricks = [name for name in self._tricks.get(replica, ()) if name in [*Trick]]
+        tricks += [name for name in _REWRITING if self._plays(replica, name)]
+        if not tricks:
             return None
-        others = [other for other in range(self._replicas) if other != replica]
 
         def wrap(service: Service) -> Rewrite:
-            rewrites = [self._rewrite(trick, replica, signer, service) for trick in tricks]
-            if hoards:
-                rewrites.append(self._hoard)
-            if slow:
-                rewrites.append(partial(self._slow_primary, service))
-            if small:
-                rewrites.append(
-                    SmallScope(
-                        self._random,
-                        service.ledger.network,
-                        signer,
-                        others=others,
-                        acted=lambda: self.acts.update(["small-scope"]),
-                    ).rewrite
-                )
+            rewrites = [(name, self._rewrite(name, replica, signer, service)) for name in tricks]
 
             def all_of(effects: list[Effect]) -> list[Effect | Delayed]:
-                changed: list[Effect | Delayed] = list(effects)
-                for rewrite in rewrites:
-                    changed = [
-                        out
-                        for effect in changed
-                        for out in ([effect] if isinstance(effect, Delayed) else rewrite([effect]))
-                    ]
-                return changed
+                sent: list[Effect | Delayed] = list(effects)
+                for name, rewrite in rewrites:
+                    before, sent = sent, []
+                    for effect in before:
+                        acted = [effect] if isinstance(effect, Delayed) else rewrite([effect])
+                        self.acts[name] += acted != [effect]
+                        sent += acted
+                return sent
 
             return all_of
 
         return wrap
 
-    def _rewrite(self, trick: Trick, replica: int, signer: Signer, service: Service) -> Rewrite:
+    def _rewrite(self, name: str, replica: int, signer: Signer, service: Service) -> Rewrite:
+        match name:
+            case "hoard":
+                return _hoard
+            case "slow-primary":
+                return partial(_slow_primary, service)
+            case "small-scope":
+                others = [other for other in range(self._replicas) if other != replica]
+                return SmallScope(self._random, service.ledger.network, signer, others).rewrite
+            case _:
+                return self._misbehaviour(Trick(name), replica, signer, service).rewrite
+
+    def _misbehaviour(
+        self, trick: Trick, replica: int, signer: Signer, service: Service
+    ) -> Misbehaviour:
         timeout_us = self._consensus.view_timeout_us
         delay_us = self._random.randint(timeout_us // 2, timeout_us * 95 // 100)
         if trick is Trick.DRIBBLE:
             delay_us = self._consensus.status_interval_us * (SOURCE_TICKS_MAX - 1) * 2 // 3
-        plain = Misbehaviour(
+        return Misbehaviour(
             ACTS[trick],
             me=replica,
             network=service.ledger.network,
@@ -125,35 +122,11 @@ class Cast:
             rng=self._random,
             delay_us=delay_us,
             conspiracy=Conspiracy(self._conspirators, self._deceived),
-        ).rewrite
-
-        def counted(effects: list[Effect]) -> list[Effect | Delayed]:
-            out = plain(effects)
-            if out != effects:
-                self.acts[trick] += 1
-            return out
-
-        return counted
-
-    def _slow_primary(self, service: Service, effects: list[Effect]) -> list[Effect | Delayed]:
-        delay_us = service.core.view_timeout_us * 9 // 10
-        out: list[Effect | Delayed] = []
-        for effect in effects:
-            if isinstance(effect, Broadcast) and _is_proposal(effect.signed):
-                self.acts["slow-primary"] += 1
-                out.append(Delayed(effect, delay_us))
-            else:
-                out.append(effect)
-        return out
-
-    def _hoard(self, effects: list[Effect]) -> list[Effect | Delayed]:
-        kept: list[Effect | Delayed] = [e for e in effects if not _gives_away(e)]
-        self.acts["hoard"] += len(kept) < len(effects)
-        return kept
+        )
 
     def to_gateway(self, replica: int, signer: Signer, frame: bytes) -> bytes:
         """The frame that a gateway gets instead of `frame`."""
-        if "false-seal" not in self.tricks(replica):
+        if not self._plays(replica, "false-seal"):
             return frame
         lie = false_seal(frame, signer)
         if lie != frame:
@@ -161,8 +134,22 @@ class Cast:
         return lie
 
 
+def _slow_primary(service: Service, effects: list[Effect]) -> list[Effect | Delayed]:
+    delay_us = service.core.view_timeout_us * 9 // 10
+    return [
+        Delayed(each, delay_us)
+        if isinstance(each, Broadcast) and _is_proposal(each.signed)
+        else each
+        for each in effects
+    ]
+
+
 def _is_proposal(signed: Signed) -> bool:
     return isinstance(decode_body(signed.body), PrePrepare)
+
+
+def _hoard(effects: list[Effect]) -> list[Effect | Delayed]:
+    return [each for each in effects if not _gives_away(each)]
 
 
 def _gives_away(effect: Effect) -> bool:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 
-import msgspec
-
 from chain.errors import PeerFault
 from chain.pbft.messages import (
     Batch,
@@ -18,9 +16,9 @@ from chain.pbft.messages import (
     NewView,
     Prepare,
     PrePrepare,
-    ReplicaMessage,
     StatusMessage,
     ViewChange,
+    decode_body,
     decode_proposal,
     decode_signed,
 )
@@ -29,15 +27,14 @@ from testbed.simulate.scenario import GATEWAY, ORDERS, Event, EventKind, Scenari
 __all__ = ["Transcript", "describe"]
 
 LINES_MAX = 400
-_messages = msgspec.msgpack.Decoder(ReplicaMessage)
 
 
 def describe(frame: bytes) -> str:
     """A replica frame in a few words."""
     try:
         signed = decode_signed(frame)
-        message = _messages.decode(signed.body)
-    except (PeerFault, msgspec.DecodeError):
+        message = decode_body(signed.body)
+    except PeerFault:
         return f"{len(frame)} bytes of garbage"
     name = type(message).__name__
     match message:
@@ -49,8 +46,8 @@ def describe(frame: bytes) -> str:
         case Checkpoint():
             return f"{name} n{message.seq} head={message.head.hex()[:6]}"
         case ViewChange():
-            seqs = [_messages.decode(proof.pre_prepare.body) for proof in message.prepared]
-            held = ",".join(f"n{m.seq}" for m in seqs if isinstance(m, PrePrepare))
+            proposals = [decode_body(proof.pre_prepare.body) for proof in message.prepared]
+            held = ",".join(f"n{m.seq}" for m in proposals if isinstance(m, PrePrepare))
             return f"{name} to v{message.view} stable {message.stable_seq} prepared [{held}]"
         case NewView():
             return (

@@ -7,9 +7,11 @@ scenario always gives the same run (`Outcome.trace`).
 from __future__ import annotations
 
 import hashlib
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -68,20 +70,11 @@ def run(
     except BrokenError as broken:
         finding = broken.finding
     except Exception as error:  # whatever the product raises is a finding
-        at = _where(error)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        at = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
         text = f"{type(error).__name__}: {error} ({at})"
         finding = Finding("no-crash", world.timeline.now_us, text)
     return world.outcome(finding)
-
-
-def _where(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return "nowhere"
-    code = trace.tb_frame.f_code
-    return f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {code.co_name}"
 
 
 class Hardware(NamedTuple):
@@ -207,7 +200,7 @@ class _World:
                 scheme=Meter(self._scheme, keys),
                 signer=self._signers[replica],
                 timeline=self.timeline,
-                disk=Disk(self._random, self._watch(replica)),
+                disk=Disk(self._random, partial(self._wrote, replica)),
                 outside=self,
                 skew_us=scenario.skews_us[replica],
                 turn_us=scenario.turn_us,
@@ -220,9 +213,6 @@ class _World:
             [machine for machine in self._machines if machine.me == replica]
             for replica in range(scenario.machines)
         ]
-
-    def _watch(self, replica: int) -> Callable[[int, Stored], None]:
-        return lambda height, stored: self._checker.wrote_block(replica, height, stored.block)
 
     def _make_gateways(self) -> None:
         self._gateways = [
@@ -280,11 +270,9 @@ class _World:
                 self._checker.holds(machine.me, values_held(service), values_held_max(service))
 
     def _caught_up(self, height: int) -> bool:
-        return all(self._checker.height_of(r) >= height for r in self._must_survive)
-
-    @property
-    def _must_survive(self) -> list[int]:
-        return [r for r in self._scenario.survivors if r in self._reference.newest_members]
+        members = self._reference.newest_members
+        wanted = [r for r in self._scenario.survivors if r in members]
+        return all(self._checker.height_of(r) >= height for r in wanted)
 
     def _what_is_missing(self, target: int | None) -> str:
         places = ", ".join(
@@ -297,6 +285,10 @@ class _World:
         waiting = ", ".join(c.doing or "nothing" for c in self._clients if not c.idle)
         wanted = f"height {target}" if target is not None else f"what clients wait for ({waiting})"
         return f"{wanted} not reached in {self._scenario.patience_us / 1e6:.0f} s: {places}"
+
+    def _tell(self, text: str) -> None:
+        if self._transcript is not None:
+            self._transcript.line(self.timeline.now_us, text)
 
     # --- events of the scenario ------------------------------------------------------------------
 
@@ -403,8 +395,7 @@ class _World:
         self._grew_us = self.timeline.now_us
         signers = [seal.replica for seal in final.seals]
         self._checker.final(number, final.height, digest(final.head), signers)
-        if self._transcript is not None:
-            self._transcript.line(self.timeline.now_us, f"g{number} holds {final.height} final")
+        self._tell(f"g{number} holds {final.height} final")
         for device in self._clients:
             if self._gateway_of(device) is not self._gateways[number]:
                 continue
@@ -450,7 +441,7 @@ class _World:
             raise self._checker.broken("agreement", f"r{machine.me} diverged from a quorum")
         if self._transcript is not None and event != "block":
             text = " ".join(f"{name}={value}" for name, value in fields.items())
-            self._transcript.line(self.timeline.now_us, f"r{machine.me} {event} {text}")
+            self._tell(f"r{machine.me} {event} {text}")
 
     def _accused(self, accuser: int, accusation: Accusation) -> None:
         culprit, reason = accusation.culprit, accusation.reason
@@ -465,31 +456,23 @@ class _World:
         )
         self._checker.accused(accuser, culprit, reason, fault)
 
-    def wrote(self, machine: Machine, height: int, stored: Stored) -> None:
-        if self._transcript is not None:
-            head = stored.block.hash.hex()[:6]
-            self._transcript.line(
-                self.timeline.now_us, f"r{machine.me} executes {height} head={head}"
-            )
-
     def restarted(self, machine: Machine) -> None:
-        self._checker.restarted(machine.me, machine.height)
-        if self._transcript is not None:
-            self._transcript.line(
-                self.timeline.now_us, f"r{machine.me} starts at height {machine.height}"
-            )
+        self._checker.restarted(machine.me, machine.disk.height)
+        self._tell(f"r{machine.me} starts at height {machine.disk.height}")
 
     def crashed(self, machine: Machine, keeps: Crash) -> None:
         self._faults[f"crash-{keeps.value}"] += 1
-        if self._transcript is not None:
-            self._transcript.line(
-                self.timeline.now_us, f"r{machine.me} loses power, unsynced writes {keeps.value}"
-            )
+        self._tell(f"r{machine.me} loses power, unsynced writes {keeps.value}")
 
     def stopped_full(self, machine: Machine) -> None:
         self._faults["stopped-full"] += 1
-        if self._transcript is not None:
-            self._transcript.line(self.timeline.now_us, f"r{machine.me} stops: its disk is full")
+        self._tell(f"r{machine.me} stops: its disk is full")
+
+    # --- what disks and links bring --------------------------------------------------------------
+
+    def _wrote(self, replica: int, height: int, stored: Stored) -> None:
+        self._checker.wrote_block(replica, height, stored.block)
+        self._tell(f"r{replica} executes {height} head={stored.block.hash.hex()[:6]}")
 
     def _deliver(self, to: int, sender: int, frame: bytes) -> None:
         self._trace.update(b"%d %d %d " % (self.timeline.now_us, to, sender))

@@ -132,6 +132,7 @@ def test_a_transcript_changes_nothing_and_lists_the_messages() -> None:
     assert outcome == run(scenario)
     text = transcript.text()
     assert "PrePrepare v0 n1" in text
+    assert "r3 executes 1 head=" in text
     assert "traitors: r0 conspire" in text
 
 
