@@ -70,6 +70,5 @@ class DoorAttack(WithAttacker):
         return [
             str(event["id"])
             for view in self.scene.watch.devices
-            for event in list(view.events)
-            if event["event"] == "started"
+            for event in view.logged("started")
         ]

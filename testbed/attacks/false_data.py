@@ -69,10 +69,7 @@ class FalseDataAttack(Attack):
             order.take_back()
 
     def _signer(self, sensor: Node) -> Node:
-        if sensor.role != "board":
-            return sensor
-        devices = self.scene.deployment.with_role("environment")
-        return next(device for device in devices if device.host == sensor.host)
+        return self.scene.deployment.sponsor(sensor) if sensor.role == "board" else sensor
 
 
 def _with_sensors(lab: Lab, hosts: tuple[str, ...]) -> str | None:

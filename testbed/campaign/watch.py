@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from testbed.provision.configs import EVENTS
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node, NodeRole
 
-__all__ = ["NodeView", "Watch"]
+__all__ = ["NodeView", "Since", "Watch"]
 
 FOLLOW_AGAIN_S = 0.5
 LATENCIES_MAX = 4096
@@ -41,6 +42,10 @@ class NodeView:
     counts: Counter[str] = field(default_factory=Counter)
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_MAX))
     events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=EVENTS_MAX))
+
+    def logged(self, kind: str) -> list[dict[str, Any]]:
+        """The newest events of one kind, oldest first."""
+        return [event for event in list(self.events) if event["event"] == kind]
 
 
 class Watch:
@@ -204,3 +209,23 @@ class Watch:
                 seen.height = event["height"]
             case "board":
                 self.boards[event["board"]] = event["state"]
+
+
+class Since:
+    """What processes have logged since this object was made."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._nodes = watch.nodes
+        self._before = {name: view.counts.total() for name, view in watch.nodes.items()}
+        self._began_s = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self._began_s
+
+    def logged(self, name: str, kind: str) -> list[dict[str, Any]]:
+        """The new events of one kind of the process `name`, oldest first."""
+        view = self._nodes[name]
+        count = view.counts.total() - self._before[name]
+        new = list(view.events)[-count:] if count else []
+        return [event for event in new if event["event"] == kind]

@@ -149,7 +149,7 @@ class ByzantineFault(Injection):
         views = [view for view in watch.replicas if view.name in names]
         whole = watch.wait_for(
             lambda: (
-                witness.has_logged("honest") and all(view.height >= self._tip for view in views)
+                witness.all_logged("honest") and all(view.height >= self._tip for view in views)
             ),
             within_s,
         )

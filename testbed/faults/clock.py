@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -76,7 +76,7 @@ class ClockFault(SwitchFault):
     def _shows(self, node: Node) -> bool:
         if node.name == self.primary:
             return self.replaced or self._shifted(node)
-        blocks = self.new_events(node, "block")[-BLOCKS_MIN:]
+        blocks = self.since.logged(node.name, "block")[-BLOCKS_MIN:]
         # It executed these blocks without having accepted their proposals.
         return len(blocks) == BLOCKS_MIN and not any("pre_prepared_us" in each for each in blocks)
 
@@ -87,7 +87,7 @@ class ClockFault(SwitchFault):
         params = self.scene.event.params
         wrong_ms = float(str(params.get("by_ms", 0)))
         if "ppm" in params:
-            wrong_ms = abs(int(str(params["ppm"]))) * self.since_s / 1000
+            wrong_ms = abs(int(str(params["ppm"]))) * self.since.age_s / 1000
         return abs(now - before) >= max(SHIFT_MIN_MS, SHIFT_SHARE * wrong_ms)
 
     def _age_ms(self, node: Node, *, new: bool = False) -> float | None:
@@ -97,11 +97,11 @@ class ClockFault(SwitchFault):
         return median(ages) if len(ages) >= BLOCKS_MIN else None
 
     def _ages(self, node: Node, *, new: bool) -> Iterator[float]:
-        for other in self.others:
-            events: list[dict[str, Any]] = (
-                self.new_events(other, "block") if new else self.events(other, "block")
-            )
-            for event in events:
+        for view in self.scene.watch.replicas:
+            if view.name in self.names:
+                continue
+            blocks = self.since.logged(view.name, "block") if new else view.logged("block")
+            for event in blocks:
                 if "pre_prepared_us" in event and event["view"] == self.view:
                     yield event["t"] / 1e6 - (event["executed_us"] + event["time_us"]) / 1000
 

@@ -82,7 +82,7 @@ class FullByOrder(SwitchFault):
 
     def observe(self, within_s: float) -> Seen | None:
         def lost() -> bool:
-            return all(map(self.lost_by_others, self.hit))
+            return all(map(self.lost_by, self.hit))
 
         if not self.scene.watch.wait_for(lost, within_s):
             return None
@@ -104,20 +104,21 @@ class SlowByOrder(SwitchFault):
         """Seen by slower blocks. A replica persists before it sends, so it commits between
         accepting a proposal and getting a quorum for it."""
 
+        def took_ms() -> dict[str, float]:
+            new = {node.name: self.since.logged(node.name, "block") for node in self.hit}
+            return {name: self._took_ms(blocks) for name, blocks in new.items()}
+
         def slow() -> bool:
-            return all(
-                self._took_ms(self.new_events(node, "block"))
-                >= self._usual_ms[node.name] + SLOW_SHARE * self._by_ms
-                for node in self.hit
-            )
+            least = SLOW_SHARE * self._by_ms
+            return all(ms >= self._usual_ms[name] + least for name, ms in took_ms().items())
 
         if not self.scene.watch.wait_for(slow, within_s):
             return None
-        took = {node.name: self._took_ms(self.new_events(node, "block")) for node in self.hit}
-        return Seen("its blocks take so much longer", {"ms": took, "usual_ms": self._usual_ms})
+        read = {"ms": took_ms(), "usual_ms": self._usual_ms}
+        return Seen("its blocks take so much longer", read)
 
     def strike(self, node: Node) -> None:
-        self._usual_ms[node.name] = self._took_ms(self.events(node, "block"))
+        self._usual_ms[node.name] = self._took_ms(self.scene.watch.nodes[node.name].logged("block"))
         super().strike(node)
 
     def _took_ms(self, blocks: list[dict[str, Any]]) -> float:

@@ -41,15 +41,6 @@ class Kill(Params):
 class GatewayDestroy(CrashFault):
     """Seen when the process is gone and replicas have lost their links to it."""
 
-    def __init__(self, scene: Scene) -> None:
-        super().__init__(scene)
-        self._marks: dict[str, int] = {}
-
-    def apply(self) -> None:
-        watch = self.scene.watch
-        self._marks = {each.name: each.counts.total() for each in watch.replicas}
-        super().apply()
-
     def strike(self, node: Node) -> None:
         super().strike(node)
         first, second = _STATE
@@ -59,19 +50,10 @@ class GatewayDestroy(CrashFault):
     def observe(self, within_s: float) -> Seen | None:
         if not self.all_down():
             return None
-        if not self.scene.watch.wait_for(lambda: all(map(self._is_missed, self.hit)), within_s):
+        if not self.scene.watch.wait_for(lambda: all(map(self.lost_by, self.hit)), within_s):
             return None
-        missed = {node.name: self._is_missed(node) for node in self.hit}
+        missed = {node.name: self.lost_by(node) for node in self.hit}
         return Seen("the process is gone, and replicas lost their links to it", missed)
-
-    def _is_missed(self, node: Node) -> int:
-        """How many replicas lost their link to it."""
-        missed = 0
-        for replica in self.scene.watch.replicas:
-            new = replica.counts.total() - self._marks[replica.name]
-            events = list(replica.events)[-new:] if new else []
-            missed += any(e["event"] == "link-down" and e["party"] == node.name for e in events)
-        return missed
 
 
 class BrokerKill(CrashFault):

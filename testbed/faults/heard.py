@@ -5,9 +5,10 @@ If frames came, a replica logs at most once a second how many came from whom (`c
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from testbed.campaign.watch import Since
 
 if TYPE_CHECKING:
     from testbed.campaign.watch import Watch
@@ -22,24 +23,19 @@ class Heard:
     """Frames between replicas since this object was made. Other pairs are left out."""
 
     def __init__(self, watch: Watch, pairs: Sequence[tuple[Node, Node]]) -> None:
-        self._watch = watch
         self.pairs = [
             (source, target) for source, target in pairs if source.role == "replica" == target.role
         ]
-        self._seen = {t.name: watch.nodes[t.name].counts.total() for _, t in self.pairs}
-        self._began_s = time.monotonic()
+        self._since = Since(watch)
 
     def nothing(self) -> bool:
         """Whether no target hears its source."""
         return all(self._is_quiet(source, target) for source, target in self.pairs)
 
     def _is_quiet(self, source: Node, target: Node) -> bool:
-        view = self._watch.nodes[target.name]
-        new = view.counts.total() - self._seen[target.name]
-        events = list(view.events)[-new:] if new else []
-        lines = [event for event in events if event["event"] == "counters"]
+        lines = self._since.logged(target.name, "counters")
         if len(lines) < 2:
-            return time.monotonic() - self._began_s > SILENT_S
+            return self._since.age_s > SILENT_S
         party = str(source.index)
         before, now = (line["heard"].get(party, 0) for line in lines[-2:])
         return bool(before == now)

@@ -8,10 +8,10 @@ undoes it when the orchestrator is gone (`undo`).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
 from functools import partial
 
 from testbed.campaign.injection import Injection, Scene
+from testbed.campaign.watch import Since
 from testbed.care.dead_man import arm, disarm
 from testbed.fleet import at_once
 from testbed.hosts.port import Host, NodeCommand, UnitState
@@ -30,8 +30,8 @@ class ProcessFault(Injection):
         self.hit: list[Node] = []
         self.view = 0
         self.primary = ""
+        self.since = Since(scene.watch)
         self._tip = 0
-        self._lost: Counter[tuple[str, str]] = Counter()
 
     @abstractmethod
     def strike(self, node: Node) -> None:
@@ -65,7 +65,7 @@ class ProcessFault(Injection):
         watch = self.scene.watch
         self.view, self._tip = watch.current_view(), watch.tip()
         self.primary = watch.primary().name
-        self._lost = self._lost_links()
+        self.since = Since(watch)
 
     def note_tip(self) -> None:
         """Note the height that the hit processes must reach (`verify`)."""
@@ -131,21 +131,13 @@ class ProcessFault(Injection):
         watch = self.scene.watch
         return self.primary in self.names and watch.current_view(self.names) > self.view
 
-    def lost_by_others(self, node: Node) -> bool:
-        """Whether at least one other replica has lost its link to this one."""
-        return any(
-            count > self._lost[other, party]
-            for (other, party), count in self._lost_links().items()
-            if other not in self.names and party == str(node.index)
-        )
-
-    def _lost_links(self) -> Counter[tuple[str, str]]:
-        """How often each replica has logged that it lost its link to a party."""
-        return Counter(
-            (view.name, str(event["party"]))
-            for view in self.scene.watch.replicas
-            for event in list(view.events)
-            if event["event"] == "link-down"
+    def lost_by(self, node: Node) -> int:
+        """How many other replicas have lost their link to this process since it was hit."""
+        party = str(node.index) if node.role == "replica" else node.name
+        others = (view.name for view in self.scene.watch.replicas if view.name not in self.names)
+        return sum(
+            any(str(event["party"]) == party for event in self.since.logged(name, "link-down"))
+            for name in others
         )
 
     def _undo_name(self, node: Node) -> str:

@@ -11,11 +11,12 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from nodes.switch.relay import SEAM, RelayTrick
-from testbed.campaign.injection import Injection, Scene, Seen
+from testbed.campaign.injection import Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.quantities import DurationField, SpanField
 from testbed.campaign.selectors import Selector, SelectorField
-from testbed.faults.switch import Order, equip
+from testbed.faults.switch import equip
+from testbed.faults.switched import SwitchFault
 from testbed.provision.layout import Node
 
 __all__ = ["RelayFault"]
@@ -43,24 +44,17 @@ class Delay(Drop):
     by: DurationField
 
 
-class RelayFault(Injection):
+class RelayFault(SwitchFault):
     """Seen when relays log that they did it; for altered messages, when the gateway also refuses
     some."""
 
+    seam = SEAM
+
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self._marks: dict[str, int] = {}
         self._trick = RelayTrick(scene.event.kind.partition(".")[2])
 
-    def arm(self) -> None:
-        for relay in self.scene.candidates("on"):
-            self._order(relay).arm()
-
-    def apply(self) -> None:
-        deployment, watch = self.scene.deployment, self.scene.watch
-        gateways = deployment.with_role("gateway")
-        for node in (*self.scene.nodes("on"), *gateways):
-            self._marks[node.name] = watch.nodes[node.name].counts.total()
+    def order(self, node: Node) -> dict[str, object]:
         params = self.scene.event.params
         order: dict[str, object] = {
             "trick": self._trick,
@@ -69,45 +63,28 @@ class RelayFault(Injection):
         }
         if "by_ms" in params:
             order["delay_ms"] = params["by_ms"]
-        for relay in self.scene.nodes("on"):
-            self._order(relay).give(order)
+        return order
 
     def observe(self, within_s: float) -> Seen | None:
         if not self.scene.watch.wait_for(self._is_noticed, within_s):
             return None
         refused = self._refused()
-        acts = {relay.name: self._acts(relay) for relay in self.scene.nodes("on")}
         said = "relays did it" if not refused else "relays did it, and the gateway refused messages"
-        return Seen(said, {"messages": acts, "refused": refused})
-
-    def heal(self) -> None:
-        for relay in self.scene.candidates("on"):
-            self._order(relay).take_back()
-
-    def verify(self, within_s: float) -> bool:
-        return all(self._order(relay).gone(within_s) for relay in self.scene.nodes("on"))
+        return Seen(said, {"messages": self._acts(), "refused": refused})
 
     def _is_noticed(self) -> bool:
-        done = all(self._acts(relay) for relay in self.scene.nodes("on"))
+        done = all(self._acts().values())
         return done and (self._trick is not RelayTrick.ALTER or self._refused() > 0)
 
-    def _acts(self, relay: Node) -> int:
-        return sum(event["event"] == "relay-acts" for event in self._new(relay))
+    def _acts(self) -> dict[str, int]:
+        return {node.name: len(self.since.logged(node.name, "relay-acts")) for node in self.hit}
 
     def _refused(self) -> int:
         return sum(
-            event["event"] == "request" and event["outcome"].startswith("refused:")
+            event["outcome"].startswith("refused:")
             for gateway in self.scene.deployment.with_role("gateway")
-            for event in self._new(gateway)
+            for event in self.since.logged(gateway.name, "request")
         )
-
-    def _new(self, node: Node) -> list[dict[str, str]]:
-        view = self.scene.watch.nodes[node.name]
-        new = view.counts.total() - self._marks.get(node.name, view.counts.total())
-        return list(view.events)[-new:] if new else []
-
-    def _order(self, relay: Node) -> Order:
-        return Order(self.scene, relay, SEAM)
 
 
 _KINDS: Final = (

@@ -137,8 +137,8 @@ class ReplaceAction(Injection):
         times = [
             int(event["t"])
             for view in self.scene.watch.replicas
-            for event in list(view.events)
-            if event["event"] == "block" and event["height"] == self._boundary + 1
+            for event in view.logged("block")
+            if event["height"] == self._boundary + 1
         ]
         return min(times, default=0)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 from pydantic import Field
@@ -24,6 +24,7 @@ from testbed.campaign.injection import Injection, Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.quantities import Duration, SpanField
 from testbed.campaign.selectors import SelectorField
+from testbed.campaign.watch import Since
 from testbed.care.dead_man import arm, disarm
 from testbed.errors import LabFault
 from testbed.hosts.port import Host, NodeCommand
@@ -72,7 +73,7 @@ class BoardFault(Injection):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self._marks: dict[str, int] = {}
+        self._since: dict[str, Since] = {}  # by name of each board that was hit
         self._noise: dict[str, int] = {}
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -95,9 +96,8 @@ class BoardFault(Injection):
     def apply(self) -> None:
         boards = self.scene.nodes("on")
         for board in boards:
-            self._marks[board.name] = 0
             self._noise[board.name] = self._noise_of(board)
-            self._marks[board.name] = self._device(board).counts.total()
+            self._since[board.name] = Since(self.scene.watch)
             self.strike(board)
         if (again_s := self._again_s()) is not None:
             self._thread = threading.Thread(target=self._again, args=(again_s,), daemon=True)
@@ -126,12 +126,12 @@ class BoardFault(Injection):
         if self._thread is not None:
             self._thread.join()
         for board in self.scene.candidates("on"):
-            if board.name in self._marks:
+            if board.name in self._since:
                 self.repair(board)
 
     def verify(self, within_s: float) -> bool:
         """Whether the devices have every hit board again."""
-        hit = [board for board in self.scene.nodes("on") if board.name in self._marks]
+        hit = [board for board in self.scene.nodes("on") if board.name in self._since]
         return self.scene.watch.wait_for(
             lambda: all(self._state(board) in _READY for board in hit), within_s
         )
@@ -139,34 +139,31 @@ class BoardFault(Injection):
     def _is_noticed(self, board: Node) -> bool:
         if self._noise_of(board) > self._noise[board.name]:
             return True
-        states = [event["state"] for event in self._board_events(board, "board")]
+        new = self._since[board.name].logged(self._sponsor(board).name, "board")
+        states = [event["state"] for event in _about(board, new)]
         return any(state.startswith("lost") for state in states) or states.count("connected") > 1
 
     def _noise_of(self, board: Node) -> int:
-        """How much noise the device has counted since its start, by its newest count since the
-        mark."""
-        counts = [event["counts"] for event in self._board_events(board, "serial-counts")]
-        found = counts[-1].items() if counts else ()
-        return sum(number for what, number in found if what.startswith("noise"))
+        """How much noise the device has counted since its start, by its newest count."""
+        counts: dict[str, int] = self._newest(board, "serial-counts").get("counts", {})
+        return sum(number for what, number in counts.items() if what.startswith("noise"))
 
     def _state(self, board: Node) -> str:
         """The state of the board that the device logged last."""
-        for event in reversed(list(self._device(board).events)):
-            if event["event"] == "board" and event["board"] == board.name:
-                return str(event["state"])
-        return ""
+        return str(self._newest(board, "board").get("state", ""))
 
-    def _board_events(self, board: Node, kind: str) -> Iterator[dict[str, Any]]:
-        view = self._device(board)
-        new = view.counts.total() - self._marks[board.name]
-        for event in list(view.events)[-new:] if new else ():
-            if event["event"] == kind and event["board"] == board.name:
-                yield event
+    def _newest(self, board: Node, kind: str) -> dict[str, Any]:
+        """The device's newest event of a kind about the board; empty if there is none."""
+        view = self.scene.watch.nodes[self._sponsor(board).name]
+        found = _about(board, view.logged(kind))
+        return found[-1] if found else {}
 
-    def _device(self, board: Node) -> Any:
-        devices = self.scene.deployment.with_role("environment")
-        (device,) = (each for each in devices if each.host == board.host)
-        return self.scene.watch.nodes[device.name]
+    def _sponsor(self, board: Node) -> Node:
+        return self.scene.deployment.sponsor(board)
+
+
+def _about(board: Node, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event for event in events if event["board"] == board.name]
 
 
 # --- cables that we hold ------------------------------------------------------------------------

@@ -86,8 +86,7 @@ class TwinFault(PressureFault):
             str(event["party"])
             for view in self.scene.watch.replicas
             if view.name not in self.names
-            for event in list(view.events)
-            if event["event"] == "link-up"
+            for event in view.logged("link-up")
         )
 
     def _directory(self, node: Node) -> str:

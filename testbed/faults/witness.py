@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from testbed.campaign.watch import Since
+
 if TYPE_CHECKING:
     from testbed.campaign.watch import Watch
     from testbed.provision.layout import Node
@@ -30,10 +32,11 @@ class Witness:
         self._liars = {str(node.index) for node in liars}
         self._lying = [node.name for node in liars]
         self._honest = [node.name for node in replicas if node not in liars]
-        self._seen = {node.name: watch.nodes[node.name].counts.total() for node in replicas}
+        self._since = Since(watch)
         self._view = watch.current_view(self._lying)
         self.is_primary = str(self._view % self._replicas) in self._liars
-        self._ages_ms = [age for name in self._honest for age in self._ages(watch, name)]
+        before = [each for name in self._honest for each in watch.nodes[name].logged("block")]
+        self._ages_ms = self._ages(before)
 
     def replaced(self) -> bool:
         """Whether a liar was primary and the others have entered a later view."""
@@ -44,7 +47,7 @@ class Witness:
         return any(
             str(event["culprit"]) in self._liars
             for name in self._honest
-            for event in self._new(name, "accuse")
+            for event in self._since.logged(name, "accuse")
         )
 
     def refused(self) -> bool:
@@ -53,7 +56,7 @@ class Witness:
 
     def quiet(self) -> bool:
         """Whether no honest replica got a frame from a liar, for at least a second."""
-        lines = [self._new(name, "counters")[-2:] for name in self._honest]
+        lines = [self._since.logged(name, "counters")[-2:] for name in self._honest]
         return all(len(pair) == 2 for pair in lines) and all(
             self._from_liars(pair[0], "heard") == self._from_liars(pair[1], "heard")
             for pair in lines
@@ -62,12 +65,12 @@ class Witness:
     def lied(self) -> bool:
         """Whether liars log that they acted, and their frames reached an honest replica
         meanwhile."""
-        acted = any(self._new(name, "byzantine-acts") for name in self._lying)
+        acted = any(self._since.logged(name, "byzantine-acts") for name in self._lying)
         return acted and any(last > first for first, last in self._pairs("heard"))
 
     def late(self, by_ms: float) -> bool:
         """Whether proposals of a liar reach the others later than proposals did before."""
-        ages = [age for name in self._honest for age in self._ages_of(self._new(name, "block"))]
+        ages = self._ages([e for name in self._honest for e in self._since.logged(name, "block")])
         if len(ages) < _AGES_MIN:
             return False
         usual_ms = median(self._ages_ms) if self._ages_ms else 0.0
@@ -79,27 +82,19 @@ class Witness:
         return any(
             blocks.setdefault(event["height"], found) != found
             for name in self._honest
-            for event in self._new(name, "block")
+            for event in self._since.logged(name, "block")
             if (found := (event["time_us"], event.get("count")))
         )
 
-    def has_logged(self, event: str, liar: Node | None = None) -> bool:
-        """Whether every liar, or this one, has logged `event`."""
-        names = self._lying if liar is None else [liar.name]
-        return all(self._new(name, event) for name in names)
-
-    def _new(self, name: str, kind: str) -> list[dict[str, Any]]:
-        view = self._watch.nodes[name]
-        new = view.counts.total() - self._seen[name]
-        return (
-            [event for event in list(view.events)[-new:] if event["event"] == kind] if new else []
-        )
+    def all_logged(self, event: str) -> bool:
+        """Whether every liar has logged `event`."""
+        return all(self._since.logged(name, event) for name in self._lying)
 
     def _pairs(self, what: str) -> Iterator[tuple[int, int]]:
         """The counts of liars in the first and the newest `counters` line of each honest
         replica."""
         for name in self._honest:
-            lines = self._new(name, "counters")
+            lines = self._since.logged(name, "counters")
             if len(lines) > 1:
                 yield self._from_liars(lines[0], what), self._from_liars(lines[-1], what)
 
@@ -108,10 +103,7 @@ class Witness:
         counts: dict[str, int] = line.get(what, {})
         return sum(n for key, n in counts.items() if key.partition("/")[0] in self._liars)
 
-    def _ages(self, watch: Watch, name: str) -> list[float]:
-        return self._ages_of([e for e in list(watch.nodes[name].events) if e["event"] == "block"])
-
-    def _ages_of(self, blocks: Sequence[dict[str, Any]]) -> list[float]:
+    def _ages(self, blocks: Sequence[dict[str, Any]]) -> list[float]:
         """How old proposals of the view were when the replica accepted them, in ms. (Wall clocks:
         a constant offset between hosts cancels out.)"""
         return [

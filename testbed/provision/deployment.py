@@ -108,6 +108,10 @@ class Deployment:
                 return node
         raise LabFault(f"no process is called {name}")
 
+    def sponsor(self, board: Node) -> Node:
+        """The environmental device that reads a board: the one on its host."""
+        return next(each for each in self.with_role("environment") if each.host == board.host)
+
     def address(self, node: Node) -> tuple[str, int]:
         """The address at which a listening process is reached."""
         return self.lab.address(node.host), self._ports[node.name]

@@ -197,8 +197,7 @@ class Trial:
     async def on_the_line(self, tried: str, board: Node, frame: bytes) -> None:
         """Put bytes between two zeros on the line towards the board's host, and note how the host
         refuses them."""
-        sponsor = next(n for n in self.deployment.with_role("environment") if n.host == board.host)
-        log = self._path(sponsor.name) / "events.jsonl"
+        log = self._path(self.deployment.sponsor(board).name) / "events.jsonl"
         before = _serial_counts(log)
         control = self._path(board.name) / "control.sock"
         # A zero byte on both sides separates the frame from all others.

@@ -101,8 +101,7 @@ class ReplayAttack(WithAttacker):
         """Whether it is a device of the lab. What other attackers send is not captured."""
         if relay not in self._relays | self._strangers:
             for view in self.scene.watch.devices:
-                started = (each for each in list(view.events) if each["event"] == "started")
-                self._relays |= {str(each["id"]) for each in started}
+                self._relays |= {str(event["id"]) for event in view.logged("started")}
             if relay not in self._relays and len(self._strangers) < STRANGERS_MAX:
                 self._strangers.add(relay)
         return relay in self._relays
@@ -143,7 +142,7 @@ class ReplayAttack(WithAttacker):
         """When a gateway or a replica was last started again; 0 if none was."""
         views = self.scene.watch.nodes.values()
         starts = [
-            max(int(event["t"]) for event in list(view.events) if event["event"] == "started")
+            max(int(event["t"]) for event in view.logged("started"))
             for view in views
             if view.role in ("gateway", "replica") and view.counts["started"] > 1
         ]
@@ -202,15 +201,12 @@ class ReplayAttack(WithAttacker):
         """Resets the board, waits until it and its host have new keys, and returns the wall time of
         the reset."""
         deployment, watch = self.scene.deployment, self.scene.watch
-        sponsor = next(
-            each for each in deployment.with_role("environment") if each.host == board.host
-        )
+        device = watch.nodes[deployment.sponsor(board).name]
 
         def sessions() -> int:
             return sum(
-                event["event"] == "board" and event.get("state") == "connected"
-                for event in list(watch.nodes[sponsor.name].events)
-                if event.get("board") == board.name
+                event["board"] == board.name and event["state"] == "connected"
+                for event in device.logged("board")
             )
 
         reset_ns, before = time.time_ns(), sessions()
