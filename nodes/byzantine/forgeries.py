@@ -1,7 +1,7 @@
 """Tricks that forge the contents of messages: batches, view changes, checkpoints, state transfer.
 
 Everything is signed with the replica's real key: the protocol must refuse it, not the signature
-check. The simple tricks are in `tricks`.
+check. The simple tricks are in `tricks`. False seals, for gateways, are no trick of the wrapper.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import msgspec
 
 from chain.block import Block, Head
-from chain.keys import digest
+from chain.keys import Signer, digest
 from chain.ledger.envelope import read_operation
 from chain.ledger.item import cose_of, make_item
 from chain.pbft.effects import Effect, Send
 from chain.pbft.messages import (
     Bodies,
     Checkpoint,
+    ClientMessage,
     Commit,
     Heads,
     NewView,
@@ -23,15 +24,18 @@ from chain.pbft.messages import (
     PrePrepare,
     Proposal,
     ReplicaMessage,
+    Seal,
     Signed,
     StatusMessage,
     ViewChange,
+    decode_body,
     decode_proposal,
+    encode,
 )
 from nodes.byzantine.config import Trick
 from nodes.byzantine.wrapper import Act, Acted, Misbehaviour, Sent, resigned
 
-__all__ = ["FORGERIES", "to_half"]
+__all__ = ["FORGERIES", "false_seal", "to_half"]
 
 _LIE = digest(b"a lie")
 _SPAM_VOTES = 8
@@ -39,8 +43,7 @@ _SPAM_VIEWS = 20
 _SPAM_SEQS = 200
 _FAR_SEQS = 64  # how far ahead a liar claims to be
 
-_bodies = msgspec.msgpack.Decoder(ReplicaMessage)
-_items = msgspec.msgpack.Decoder(tuple[bytes, list[Signed]])
+_client_messages = msgspec.msgpack.Decoder(ClientMessage)
 
 
 def to_half(actor: Misbehaviour, effect: Sent, one: list[Signed], other: list[Signed]) -> Acted:
@@ -89,7 +92,7 @@ def _bad_batch(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Ac
             broken = tuple(item[:-1] + bytes((item[-1] ^ 1,)) for item in proposal.items)
             proposal = msgspec.structs.replace(proposal, items=broken)
         case 2:
-            bare = tuple(make_item(_items.decode(item)[0]) for item in proposal.items)
+            bare = tuple(make_item(cose_of(item)) for item in proposal.items)
             proposal = msgspec.structs.replace(proposal, items=bare)
         case 3:
             proposal = msgspec.structs.replace(proposal, seq=proposal.seq + 1)
@@ -166,7 +169,7 @@ def _forge_new_view(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) 
 
 
 def _null(actor: Misbehaviour, signed: Signed) -> Signed:
-    original = _bodies.decode(signed.body)
+    original = decode_body(signed.body)
     assert isinstance(original, PrePrepare)
     empty = Proposal.digest_of(Proposal.null(original.seq).encode())
     return actor.sign(msgspec.structs.replace(original, digest=empty))
@@ -241,6 +244,20 @@ def _spam_votes(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> A
         )
         spam.append(resigned(effect, actor.sign(vote)))
     return [effect, *spam]
+
+
+def false_seal(frame: bytes, signer: Signer) -> bytes:
+    """What a lying replica sends to a gateway: in place of a seal, one of a head with another time,
+    correctly signed. Other frames stay."""
+    seal = _client_messages.decode(frame)
+    if not isinstance(seal, Seal):
+        return frame
+    true = Head.decode(seal.head)
+    head = msgspec.structs.replace(true, time_us=true.time_us - 1).encode()
+    block = seal.block and Block(head, seal.block.records)
+    return encode(
+        msgspec.structs.replace(seal, head=head, signature=signer.sign(head), block=block)
+    )
 
 
 FORGERIES: dict[Trick, Act] = {

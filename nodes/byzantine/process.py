@@ -10,7 +10,7 @@ import time
 
 from chain.keys import Signer
 from nodes.byzantine.config import ByzantineConfig
-from nodes.byzantine.make import misbehaviour
+from nodes.byzantine.tricks import misbehaviour
 from nodes.ports import Events
 from nodes.replica.around import Around
 from nodes.replica.driver import Rewrite

@@ -1,13 +1,18 @@
 """What each trick does: one function from an honest send to what leaves instead.
 
 The simple tricks are here, those that forge the contents of messages are in `forgeries`.
+`misbehaviour` makes the wrapper that plays one of them.
 """
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 import msgspec
 
-from chain.keys import digest
+from chain.genesis import Membership
+from chain.keys import Signer, digest
 from chain.pbft.effects import Broadcast, Effect, Send
 from chain.pbft.messages import (
     Bodies,
@@ -20,13 +25,13 @@ from chain.pbft.messages import (
     Signed,
     decode_body,
 )
-from nodes.byzantine.config import Trick
-from nodes.byzantine.conspiracy import twin_of
+from nodes.byzantine.config import Byzantine, Trick
+from nodes.byzantine.conspiracy import Conspiracy, twin_of
 from nodes.byzantine.forgeries import FORGERIES, to_half
 from nodes.byzantine.wrapper import Act, Acted, Misbehaviour, Sent, resigned
 from nodes.replica.driver import Delayed
 
-__all__ = ["ACTS"]
+__all__ = ["ACTS", "misbehaviour"]
 
 _FLOOD_COPIES = 20  # of each message
 _LATE_LIES = 4  # beside each message
@@ -164,3 +169,29 @@ ACTS: dict[Trick, Act] = {
     Trick.CONSPIRE: _conspire,
     **FORGERIES,
 }
+
+
+def misbehaviour(
+    wanted: Byzantine,
+    *,
+    me: int,
+    network: bytes,
+    signer: Signer,
+    membership: Callable[[], Membership],
+    active: Callable[[], bool] = lambda: True,
+) -> Misbehaviour:
+    """The wrapper that a config or an order asks for."""
+    return Misbehaviour(
+        ACTS[wanted.trick],
+        me=me,
+        network=network,
+        signer=signer,
+        membership=membership,
+        rng=random.Random(wanted.seed),  # noqa: S311 - repeatable on purpose
+        message=wanted.message,
+        delay_us=wanted.delay_ms * 1000,
+        probability=wanted.probability,
+        client=bytes.fromhex(wanted.client) if wanted.client else None,
+        conspiracy=Conspiracy(frozenset(wanted.accomplices), frozenset(wanted.deceived)),
+        active=active,
+    )

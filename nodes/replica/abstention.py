@@ -9,8 +9,6 @@ before their checkpoint is proven.
 
 from __future__ import annotations
 
-import msgspec
-
 from chain.genesis import Consensus, Membership
 from chain.pbft.effects import Broadcast, Effect, Send
 from chain.pbft.messages import (
@@ -20,15 +18,14 @@ from chain.pbft.messages import (
     NewView,
     Prepare,
     PrePrepare,
-    ReplicaMessage,
     StatusMessage,
     ViewChange,
+    decode_body,
 )
 
 __all__ = ["Abstention"]
 
 _VOTES = (PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView, Endorsement)
-_bodies = msgspec.msgpack.Decoder(ReplicaMessage)
 
 
 class Abstention:
@@ -72,5 +69,5 @@ class Abstention:
             effect
             for effect in effects
             if not isinstance(effect, Send | Broadcast)
-            or not isinstance(_bodies.decode(effect.signed.body), _VOTES)
+            or not isinstance(decode_body(effect.signed.body), _VOTES)
         ]

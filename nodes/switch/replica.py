@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chain.keys import Signer
 from nodes.byzantine.config import Byzantine
-from nodes.byzantine.make import misbehaviour
+from nodes.byzantine.tricks import misbehaviour
 from nodes.config import ReplicaConfig
 from nodes.ports import Clock, Events, Store, Wire
 from nodes.replica.around import Around

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from chain.keys import Signer
-from nodes.byzantine.seals import false_seal
+from nodes.byzantine.forgeries import false_seal
 from nodes.ports import Party, Wire
 from nodes.switch.orders import Orders
 

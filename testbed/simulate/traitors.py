@@ -25,7 +25,7 @@ from chain.pbft.messages import Batch, Bodies, Commit, PrePrepare, Signed, decod
 from chain.pbft.transfer import SOURCE_TICKS_MAX
 from nodes.byzantine.config import Trick
 from nodes.byzantine.conspiracy import Conspiracy
-from nodes.byzantine.seals import false_seal
+from nodes.byzantine.forgeries import false_seal
 from nodes.byzantine.tricks import ACTS
 from nodes.byzantine.wrapper import Misbehaviour
 from nodes.replica.driver import Delayed, Rewrite

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from chain.pbft.effects import Effect
 from nodes.byzantine.config import Byzantine, ByzantineConfig
-from nodes.byzantine.make import misbehaviour
+from nodes.byzantine.tricks import misbehaviour
 from nodes.config import ConfigError, ReplicaConfig
 from nodes.switch.effects import REPORT_S, EffectsSeam
 from nodes.switch.orders import ORDER_BYTES_MAX, ORDERS_MAX, BadOrder, Orders, read_order
