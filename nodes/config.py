@@ -19,12 +19,12 @@ from chain.keys import spki_of
 
 __all__ = [
     "Address",
+    "ChainConfig",
     "ClientConfig",
     "ConfigError",
-    "KeepDataBlocks",
     "PeerConfig",
+    "ProcessConfig",
     "ReplicaConfig",
-    "TraceEvery",
     "certificate_der",
     "certificate_spki",
     "load_config",
@@ -34,10 +34,6 @@ __all__ = [
 T = TypeVar("T", bound=msgspec.Struct)
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
-# How many of the newest blocks keep the items of data (`chain.ledger.pruning`); None: all.
-KeepDataBlocks = Annotated[int, msgspec.Meta(ge=1)]
-# One in so many requests is traced, the same ones in all processes.
-TraceEvery = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 ReplicaId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 # Fields that name a file, in the configs of all processes and of boards.
@@ -76,24 +72,37 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: str
 
 
-class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    schema: Annotated[str, msgspec.Meta(pattern=r"^testbed\.replica/1$")] = "testbed.replica/1"
+class ProcessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every process is told. `ready` appears when it can be used. Without `events` it logs
+    none; `metrics` is where it answers Prometheus."""
+
     name: Name
-    replica: ReplicaId
+    ready: str | None = None
+    events: str | None = None
+    metrics: Address | None = None
+
+
+class ChainConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`keep_data_blocks`: how many of the newest blocks keep the items of data
+    (`chain.ledger.pruning`); None: all. `trace` (`nodes.trace_file`) has one in `trace_every`
+    requests, the same ones in all processes."""
+
     genesis: str
+    keep_data_blocks: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    trace: str | None = None
+    trace_every: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
+
+
+class ReplicaConfig(ChainConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    schema: Annotated[str, msgspec.Meta(pattern=r"^testbed\.replica/1$")] = "testbed.replica/1"
+    replica: ReplicaId
     key: str
     certificate: str
     store: str  # ":memory:" keeps nothing (benchmarks only)
     listen: Address
-    ready: str | None = None
-    events: str | None = None
     peers: tuple[PeerConfig, ...]
     clients: tuple[ClientConfig, ...] = ()
-    keep_data_blocks: KeepDataBlocks | None = None
     verify_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None  # None: by cores
-    trace: str | None = None  # `nodes.trace_file`
-    trace_every: TraceEvery = 1
-    metrics: Address | None = None  # `nodes.metrics`
     profile: str | None = None  # write a cProfile of the process here when it ends
 
     @classmethod

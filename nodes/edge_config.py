@@ -9,16 +9,8 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from gateway.limits import RateLimiter
-from nodes.config import (
-    Address,
-    ConfigError,
-    KeepDataBlocks,
-    Name,
-    PeerConfig,
-    Port,
-    TraceEvery,
-    load_json,
-)
+from gateway.mqtt.link import MqttSettings, Presence
+from nodes.config import ChainConfig, ConfigError, Name, PeerConfig, Port, load_json
 
 __all__ = [
     "BoardConfig",
@@ -48,6 +40,18 @@ class BrokerAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Port
     certificate: str = ""
     carriers: Port | None = None
+
+    def login(
+        self,
+        user: str,
+        password: str | None,
+        subscriptions: tuple[str, ...],
+        presence: Presence | None = None,
+    ) -> MqttSettings:
+        """How `user` logs in here."""
+        return MqttSettings(
+            self.host, self.port, user, password, subscriptions, presence, self.certificate
+        )
 
 
 class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,12 +104,10 @@ class GatewaySecrets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         return bytes.fromhex(self.devices)
 
 
-class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class GatewayConfig(ChainConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`passwords` is a 0600 JSON file: GatewaySecrets."""
 
     schema: Literal["testbed.gateway/1"] = "testbed.gateway/1"
-    name: Name
-    genesis: FilePath
     key: FilePath
     certificate: FilePath
     replicas: tuple[PeerConfig, ...]
@@ -116,15 +118,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     outbox: FilePath
     submit_timeout_ms: Millis = 1_000
     limits: GatewayLimits = GatewayLimits()
-    keep_data_blocks: KeepDataBlocks | None = None
-    ready: FilePath | None = None
-    events: FilePath | None = None
-    trace: FilePath | None = None
-    trace_every: TraceEvery = 1
-    metrics: Address | None = None
 
 
-class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DeviceConfig(ChainConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A device with its own key. `state` is its directory: key, counters, outbox, ledger copy.
 
     `voucher` is a private key (PEM, 0600): the enrolment token, or the factory key if
@@ -134,8 +130,6 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ledger it keeps.
     """
 
-    name: Name
-    genesis: FilePath
     state: FilePath
     voucher: FilePath
     broker: BrokerAddress
@@ -147,12 +141,6 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     resend_ms: Millis = 2_000
     session: bool = True
     copy_of: Literal["ledger", "heads"] = "ledger"
-    keep_data_blocks: KeepDataBlocks | None = None
-    ready: FilePath | None = None
-    events: FilePath | None = None
-    trace: FilePath | None = None
-    trace_every: TraceEvery = 1
-    metrics: Address | None = None
 
 
 class BoardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -92,8 +92,5 @@ class _Collector:
 
 def _of_any_process() -> Iterator[Metric]:
     used = usage()
-    cpu_s, rss_mb = used["cpu_s"], used["rss_mb"]
-    assert isinstance(cpu_s, float)
-    assert isinstance(rss_mb, float)
-    yield one("cpu_seconds", "counter", "Processor time since its start.", cpu_s)
-    yield one("resident_bytes", "gauge", "Memory in use.", rss_mb * 1e6)
+    yield one("cpu_seconds", "counter", "Processor time since its start.", used["cpu_s"])
+    yield one("resident_bytes", "gauge", "Memory in use.", used["rss_mb"] * 1e6)

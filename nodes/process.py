@@ -1,8 +1,8 @@
 """What every long-running process of this folder shares at `__main__` level.
 
-Signals, the end of the parent, a full disk, the ready file. A process ends cleanly on
-SIGTERM, SIGINT and SIGHUP, and with `--exit-on-stdin-eof` when its parent is gone. Its background
-tasks are `gateway.tasks`.
+Signals, the end of the parent, a full disk, the ready file, housekeeping. A process ends cleanly
+on SIGTERM, SIGINT and SIGHUP, and with `--exit-on-stdin-eof` when its parent is gone. Its
+background tasks are `gateway.tasks`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from gateway.hops import NO_TRACE, Trace
 from gateway.tasks import Tasks
 from nodes.disk import has_room, lacks_room, write_atomically, writing_failed
+from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.exits import EXIT_TROUBLE, Trouble, fail, say
 from nodes.output import bound_output
+from nodes.usage import USAGE_S, usage
 
-__all__ = ["Arguments", "arguments", "end_with_parent", "run", "write_ready"]
+__all__ = ["Arguments", "arguments", "end_with_parent", "housekeeping", "run", "write_ready"]
 
 DISK_RETRY_S = 1.0  # between two looks whether a full disk has room again
 FAILING_S = 60.0  # two writes fail within this time although there is room: the medium fails
@@ -54,6 +57,23 @@ def write_ready(path: str | None, ports: dict[str, int]) -> None:
     if path is not None:
         ready = {"pid": os.getpid(), "ports": ports}
         write_atomically(Path(path), msgspec.json.encode(ready) + b"\n")
+
+
+async def housekeeping(events: EventLog, trace: Trace = NO_TRACE) -> None:
+    """Writes the events and hops that wait, and logs what a traced process uses of its machine.
+    Runs until cancelled."""
+    usage_s = time.monotonic()
+    try:
+        while True:
+            await asyncio.sleep(FLUSH_AGE_MS / 1000)
+            events.flush()
+            trace.flush()
+            if trace.on and time.monotonic() - usage_s >= USAGE_S:
+                usage_s = time.monotonic()
+                events.emit("usage", **usage())
+    finally:
+        if trace.on:
+            events.emit("usage", **usage())
 
 
 def end_with_parent(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:

@@ -19,7 +19,7 @@ _STATUS = Path("/proc/self/status")
 _SIZE = re.compile(r"^(VmRSS|VmHWM):\s+(\d+) kB$", re.MULTILINE)
 
 
-def usage() -> dict[str, object]:
+def usage() -> dict[str, float]:
     """Since the start of the process; memory now and at most."""
     # Not getrusage: its largest size may be that of the parent.
     sizes = dict(_SIZE.findall(_STATUS.read_text())) if _STATUS.exists() else {}

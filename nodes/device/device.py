@@ -188,17 +188,9 @@ class Device:
     def _login(
         self, me: str, password: str | None, others: tuple[str, ...], presence: Presence | None
     ) -> Login:
-        settings = MqttSettings(
-            self._config.broker.host,
-            self._config.broker.port,
-            me,
-            password,
-            subscriptions=(f"m2m/1/{self._net}/rsp/{me}/#", str(HeadTopic(self._net)), *others),
-            presence=presence,
-            trust=self._config.broker.certificate,
-        )
+        own = (f"m2m/1/{self._net}/rsp/{me}/#", str(HeadTopic(self._net)))
         return Login(
-            settings=settings,
+            settings=self._config.broker.login(me, password, (*own, *others), presence),
             outbox=self._outbox,
             resend_ms=self._config.resend_ms,
             on_message=self._on_message,

@@ -22,9 +22,9 @@ from gateway.limits import RateLimiter
 from gateway.mqtt.client import BrokerUnavailableError, Message, Presence
 from gateway.mqtt.topics import Status, parse
 from nodes.device.boards import Boards
-from nodes.device.device import Device, Uplink
+from nodes.device.device import Device
 from nodes.device.login import Login
-from nodes.device.process import Work, device_main
+from nodes.device.process import Parts, Work, device_main
 from nodes.device.sender import Sender
 from nodes.device.workload import Go
 from nodes.edge_config import EnvironmentConfig
@@ -128,10 +128,8 @@ def with_boards(config: EnvironmentConfig, events: EventLog) -> Work:
 
 
 def main() -> None:
-    def make(
-        config: EnvironmentConfig, net: str, events: EventLog, trace: Trace
-    ) -> tuple[Uplink, Work]:
-        return RelayUplink(net, events, trace), with_boards(config, events)
+    def make(config: EnvironmentConfig, net: str, events: EventLog, trace: Trace) -> Parts:
+        return Parts(RelayUplink(net, events, trace), with_boards(config, events))
 
     device_main("environment", EnvironmentConfig, __doc__, make)
 

@@ -18,9 +18,9 @@ from gateway.hops import Trace
 from gateway.mqtt.client import Message, Presence
 from gateway.mqtt.topics import Request
 from gateway.tasks import Tasks
-from nodes.device.device import Device, Uplink
+from nodes.device.device import Device
 from nodes.device.login import Login
-from nodes.device.process import Work, device_main
+from nodes.device.process import Parts, device_main
 from nodes.device.sender import Reading, Sender
 from nodes.device.sensor import RoomSensor
 from nodes.device.wall_clock import wall_clock_quality
@@ -93,9 +93,9 @@ class Readings:
             self._taken = number
 
 
-def make(config: MobileConfig, net: str, events: EventLog, trace: Trace) -> tuple[Uplink, Work]:
-    """The uplink and the work of a mobile device."""
-    return MobileUplink(net), Readings(config.name).at_their_times
+def make(config: MobileConfig, net: str, events: EventLog, trace: Trace) -> Parts:
+    """The parts of a mobile device."""
+    return Parts(MobileUplink(net), Readings(config.name).at_their_times)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -34,19 +34,26 @@ from nodes.device.renewal import KeyChanged, Renewal
 from nodes.device.sender import Ended, Sender
 from nodes.device.workload import Go, until, wait_for_go
 from nodes.edge_config import DeviceConfig
-from nodes.events import FLUSH_AGE_MS, EventLog
+from nodes.events import EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.metrics import serving_metrics
-from nodes.process import arguments, run, write_ready
+from nodes.process import arguments, housekeeping, run, write_ready
 from nodes.trace_file import open_trace
-from nodes.usage import USAGE_S, usage
 
-__all__ = ["DeviceProcess", "Work", "device_main"]
+__all__ = ["DeviceProcess", "Parts", "Work", "device_main"]
 
 C = TypeVar("C", bound=DeviceConfig)
 
 # Brings readings to the sender until it is left; entered when the device is admitted.
 Work = Callable[[Device, Sender, Login, Go], AbstractAsyncContextManager[None]]
+
+
+class Parts(NamedTuple):
+    """What one kind of device has of its own."""
+
+    uplink: Uplink
+    work: Work
+    around: EdgeAround = EdgeAround()
 
 
 class _Admitted(msgspec.Struct, frozen=True):
@@ -197,8 +204,7 @@ def device_main(
     kind: Literal["mobile", "environment"],
     config_type: type[C],
     about: str | None,
-    make: Callable[[C, str, EventLog, Trace], tuple[Uplink, Work]],
-    put_around: Callable[[C, EventLog], EdgeAround] = lambda *_: EdgeAround(),
+    make: Callable[[C, str, EventLog, Trace], Parts],
 ) -> None:
     """The `__main__` of both kinds. `make(config, network name, events, trace)`."""
     args = arguments(f"nodes.device.{kind}", about)
@@ -213,22 +219,10 @@ def device_main(
         EventLog(Path(config.events or "/dev/null"), config.name) as events,
         contextlib.closing(trace),
     ):
-        around = put_around(config, events)
-        uplink, work = make(config, genesis.network.hex()[:16], events, trace)
+        uplink, work, around = make(config, genesis.network.hex()[:16], events, trace)
 
         def device() -> Device:
             return Device(config, genesis, kind, uplink, events, connect=around.client, trace=trace)
-
-        async def housekeeping(stopping: asyncio.Event) -> None:
-            usage_s = 0.0
-            while not stopping.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stopping.wait(), FLUSH_AGE_MS / 1000)
-                events.flush()
-                trace.flush()
-                if trace.on and time.monotonic() - usage_s >= USAGE_S:
-                    usage_s = time.monotonic()
-                    events.emit("usage", **usage())
 
         async def serve(stopping: asyncio.Event) -> None:
             process = DeviceProcess(config, device, uplink, work, events)
@@ -238,7 +232,8 @@ def device_main(
                         write_ready(config.ready, {})
                         tasks.start(process.run())
                         tasks.start(around.follow(events))
-                        await housekeeping(stopping)
+                        tasks.start(housekeeping(events, trace))
+                        await stopping.wait()
             except (
                 OutboxFullError,
                 OutboxCorruptError,

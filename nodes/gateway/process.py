@@ -27,10 +27,10 @@ from gateway.bridge.logins import Carrier, LoginChange
 from gateway.bridge.outbox import Outbox, OutboxCorruptError, OutboxFullError
 from gateway.bridge.ports import Limits
 from gateway.broker.port import DynamicSecurityAdmin
-from gateway.broker.security import User
+from gateway.broker.security import user_name
 from gateway.hops import NO_TRACE, Trace
 from gateway.limits import RateLimiter
-from gateway.mqtt.client import BrokerUnavailableError, MqttClient, MqttSettings, Presence
+from gateway.mqtt.client import BrokerUnavailableError, MqttClient, Presence
 from gateway.mqtt.topics import Head, Response, Role, Status
 from gateway.tasks import Tasks, first_of
 from nodes.around import EdgeAround
@@ -42,9 +42,8 @@ from nodes.gateway.broker_logins import BrokerLogins, done_height
 from nodes.gateway.replica_links import ReplicaLinks
 from nodes.kept import KEEP_BLOCKS, KeptState
 from nodes.metrics import Metric, one, serving_metrics
-from nodes.process import arguments, run, write_ready
+from nodes.process import arguments, housekeeping, run, write_ready
 from nodes.trace_file import open_trace
-from nodes.usage import USAGE_S, usage
 
 __all__ = ["GatewayProcess", "gateway_main", "main"]
 
@@ -118,41 +117,23 @@ class GatewayProcess:
         )
         net = self._bridge.net
         self._head_topic = str(Head(net))
-        self._client = self._login(
-            User(Role.GATEWAY, config.node, secrets.gateway),
-            (f"m2m/1/{net}/up/+/+/+", f"m2m/1/{net}/status/+"),
-            Presence(str(Status(net, config.node)), b"gateway", b""),
-            around.client,
+        self._client = around.client(
+            config.broker.login(
+                user_name(Role.GATEWAY, config.node),
+                secrets.gateway,
+                (f"m2m/1/{net}/up/+/+/+", f"m2m/1/{net}/status/+"),
+                Presence(str(Status(net, config.node)), b"gateway", b""),
+            )
         )
-        admin = User(Role.ADMIN, config.node, secrets.admin)
-        self._admin_client = self._login(
-            admin, DynamicSecurityAdmin.subscriptions, None, MqttClient
+        admin = user_name(Role.ADMIN, config.node)
+        self._admin_client = MqttClient(
+            config.broker.login(admin, secrets.admin, DynamicSecurityAdmin.subscriptions)
         )
         self._admin = DynamicSecurityAdmin(self._admin_client, net, again=False)
         self._answers: deque[tuple[str, bytes]] = deque()
         self._answers_ready = asyncio.Event()
         self._outbox_ready = asyncio.Event()
         self._in_flight = asyncio.Semaphore(ANSWERS_IN_FLIGHT_MAX)
-
-    def _login(
-        self,
-        user: User,
-        subscriptions: tuple[str, ...],
-        presence: Presence | None,
-        connect: Callable[[MqttSettings], MqttClient],
-    ) -> MqttClient:
-        broker = self._config.broker
-        return connect(
-            MqttSettings(
-                broker.host,
-                broker.port,
-                user.name,
-                user.password,
-                subscriptions,
-                presence,
-                broker.certificate,
-            )
-        )
 
     @property
     def height(self) -> int:
@@ -183,7 +164,7 @@ class GatewayProcess:
                 self._tick(),
                 self._checkpoint(),
                 self._count(),
-                self._state_usage(),
+                housekeeping(self._events, self._trace),
                 self._around.follow(self._events),
                 self._begin(stopping),
                 stopping.wait(),
@@ -195,7 +176,6 @@ class GatewayProcess:
         finally:
             await self._links.close()
             self.emit("counts", **dict(self._bridge.counts))
-            self._emit_usage()
 
     async def _begin(self, stopping: asyncio.Event) -> None:
         """Reports when all is up; the broker may start later. Raises BrokerUnavailableError."""
@@ -290,8 +270,6 @@ class GatewayProcess:
             self._bridge.tick(_now_ms())
             self._links.tick()
             self._outbox_ready.set()
-            self._events.flush()
-            self._trace.flush()
 
     async def _count(self) -> None:
         """Logs how much was refused and answered since the start, when that has changed."""
@@ -301,15 +279,6 @@ class GatewayProcess:
             if (counts := dict(self._bridge.counts)) != emitted:
                 self.emit("counts", **counts)
                 emitted = counts
-
-    async def _state_usage(self) -> None:
-        while True:
-            await asyncio.sleep(USAGE_S)
-            self._emit_usage()
-
-    def _emit_usage(self) -> None:
-        if self._trace.on:
-            self.emit("usage", **usage())
 
     async def _checkpoint(self) -> None:
         while True:
@@ -386,9 +355,13 @@ def gateway_main(
                     around=put_around(config, events),
                     trace=trace,
                 )
-            except OutboxFullError as error:
-                raise Trouble(str(error)) from error
-            except (OutboxCorruptError, BlockStoreError, ValueError, OSError) as error:
+            except (
+                OutboxFullError,
+                OutboxCorruptError,
+                BlockStoreError,
+                ValueError,
+                OSError,
+            ) as error:
                 raise Trouble(str(error)) from error
             stack.enter_context(serving_metrics(config.metrics, config.name, process.metrics))
             await process.run(stopping)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from nodes.config import Address, ClientConfig, Name, PeerConfig
+from nodes.config import Address, ClientConfig, PeerConfig, ProcessConfig
 from nodes.edge_config import BrokerAddress, GatewayLimits, Hex32, Millis
 
 __all__ = [
@@ -40,11 +40,10 @@ class GatewayPassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     gateway: str
 
 
-class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ProviderConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`passwords` is a 0600 JSON file: Tokens. `store` has the readings, `escrow` the keys of all
     devices."""
 
-    name: Name
     key: FilePath
     certificate: FilePath
     clients: tuple[ClientConfig, ...]
@@ -52,15 +51,11 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     passwords: FilePath
     store: FilePath
     escrow: FilePath
-    ready: FilePath | None = None
-    events: FilePath | None = None
-    metrics: Address | None = None
 
 
-class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class GatewayConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`passwords` is a 0600 JSON file: GatewayPassword. `net` is the network's name in topics."""
 
-    name: Name
     net: str
     key: FilePath
     certificate: FilePath
@@ -69,22 +64,15 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     node: Hex32
     passwords: FilePath
     limits: GatewayLimits = GatewayLimits()
-    ready: FilePath | None = None
-    events: FilePath | None = None
-    metrics: Address | None = None
 
 
-class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DeviceConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`voucher` is a 0600 JSON file: Token. `state` keeps the key that the provider made. `go`
     appears when the run starts (`nodes.device.workload`)."""
 
-    name: Name
     net: str
     state: FilePath
     voucher: FilePath
     broker: BrokerAddress
     go: FilePath
     resend_ms: Millis = 2_000
-    ready: FilePath | None = None
-    events: FilePath | None = None
-    metrics: Address | None = None

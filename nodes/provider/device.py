@@ -17,19 +17,19 @@ import msgspec
 
 from chain.errors import PeerFault
 from gateway.bridge.edge import Stamped, stamped_codec
-from gateway.mqtt.client import BrokerUnavailableError, MqttClient, MqttSettings
+from gateway.mqtt.client import BrokerUnavailableError, MqttClient
 from gateway.mqtt.topics import Up
 from gateway.refusing import refusing
-from gateway.tasks import Tasks
+from gateway.tasks import Tasks, first_of
 from nodes.config import ConfigError, load_config
 from nodes.device.sensor import RoomSensor
 from nodes.device.workload import Go, until, wait_for_go
 from nodes.disk import write_atomically
 from nodes.edge_config import load_secrets
-from nodes.events import FLUSH_AGE_MS, EventLog
+from nodes.events import EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.metrics import serving_metrics
-from nodes.process import arguments, run, write_ready
+from nodes.process import arguments, housekeeping, run, write_ready
 from nodes.provider.config import DeviceConfig, Token
 from nodes.provider.protocol import (
     CALL,
@@ -67,18 +67,8 @@ class Device:
         self._stamps, self._boot = 0, time.time_ns() // 1_000_000
         self._waiting: asyncio.Queue[int | None] = asyncio.Queue(READINGS_WAITING_MAX)
         self._answers: asyncio.Queue[Reply] = asyncio.Queue(ANSWERS_WAITING_MAX)
-        broker = config.broker
-        self._client = MqttClient(
-            MqttSettings(
-                broker.host,
-                broker.port,
-                token.device,
-                token.password,
-                (f"m2m/1/{config.net}/rsp/{token.device}/+",),
-                None,
-                broker.certificate,
-            )
-        )
+        answers = f"m2m/1/{config.net}/rsp/{token.device}/+"
+        self._client = MqttClient(config.broker.login(token.device, token.password, (answers,)))
 
     async def run(self) -> None:
         """The whole plan; then it waits to be stopped."""
@@ -190,12 +180,9 @@ def main() -> None:
             stack.enter_context(serving_metrics(config.metrics, config.name))
             try:
                 write_ready(config.ready, {})
-                async with Tasks() as tasks:
-                    tasks.start(Device(config, token, events).run())
-                    while not stopping.is_set():
-                        with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(stopping.wait(), FLUSH_AGE_MS / 1000)
-                        events.flush()
+                await first_of(
+                    Device(config, token, events).run(), housekeeping(events), stopping.wait()
+                )
             except (PeerFault, OSError) as error:
                 raise Trouble(str(error)) from error
 

@@ -13,17 +13,17 @@ from pathlib import Path
 
 from chain.errors import PeerFault
 from gateway.bridge.edge import stamped_codec
-from gateway.broker.security import User
-from gateway.mqtt.client import BrokerUnavailableError, Message, MqttClient, MqttSettings
+from gateway.broker.security import user_name
+from gateway.mqtt.client import BrokerUnavailableError, Message, MqttClient
 from gateway.mqtt.topics import Response, Role, Up, parse
 from gateway.refusing import refusing
 from gateway.tasks import Tasks, first_of
 from nodes.config import ConfigError, load_config
 from nodes.edge_config import load_secrets
-from nodes.events import FLUSH_AGE_MS, EventLog
+from nodes.events import EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.metrics import serving_metrics
-from nodes.process import arguments, run, write_ready
+from nodes.process import arguments, housekeeping, run, write_ready
 from nodes.provider.config import GatewayConfig, GatewayPassword
 from nodes.provider.links import Links
 from nodes.provider.protocol import ANSWER
@@ -42,17 +42,10 @@ class GatewayProcess:
         self._config = config
         self._events = events
         self.counts: Counter[str] = Counter()
-        broker, provider = config.broker, config.provider
+        provider = config.provider
+        user = user_name(Role.GATEWAY, config.node)
         self._client = MqttClient(
-            MqttSettings(
-                broker.host,
-                broker.port,
-                User(Role.GATEWAY, config.node).name,
-                password,
-                (f"m2m/1/{config.net}/up/+/+/+",),
-                None,
-                broker.certificate,
-            )
+            config.broker.login(user, password, (f"m2m/1/{config.net}/up/+/+/+",))
         )
         self._links = Links(
             config.key,
@@ -70,7 +63,8 @@ class GatewayProcess:
                 self._client.run(),
                 self._up(),
                 self._down(),
-                self._housekeeping(),
+                self._count(),
+                housekeeping(self._events),
                 self._begin(stopping),
             )
         except BrokerUnavailableError as error:
@@ -122,12 +116,10 @@ class GatewayProcess:
         finally:
             in_flight.release()
 
-    async def _housekeeping(self) -> None:
+    async def _count(self) -> None:
         emitted: dict[str, int] = {}
         while True:
-            for _ in range(round(COUNTS_S * 1000 / FLUSH_AGE_MS)):
-                await asyncio.sleep(FLUSH_AGE_MS / 1000)
-                self._events.flush()
+            await asyncio.sleep(COUNTS_S)
             if (counts := dict(self.counts)) != emitted:
                 self._events.emit("counts", **counts)
                 emitted = counts

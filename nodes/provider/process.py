@@ -19,11 +19,11 @@ from gateway.refusing import refusing
 from gateway.tasks import first_of
 from nodes.config import ConfigError, load_config
 from nodes.edge_config import load_secrets
-from nodes.events import FLUSH_AGE_MS, CountedEvents, EventLog
+from nodes.events import CountedEvents, EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.metrics import Metric, one, serving_metrics
 from nodes.ports import Party
-from nodes.process import arguments, run, write_ready
+from nodes.process import arguments, housekeeping, run, write_ready
 from nodes.provider.config import ProviderConfig, Tokens
 from nodes.provider.links import Links
 from nodes.provider.protocol import Carried, answer_codec, call_codec
@@ -53,7 +53,7 @@ class ProviderProcess:
         self._events.emit("started", replica=0, height=self._service.height, port=port)
         write_ready(self._config.ready, {"replica": port})
         try:
-            await first_of(self._serve(), self._flush(), stopping.wait())
+            await first_of(self._serve(), housekeeping(self._events), stopping.wait())
         except sqlite3.Error as error:
             raise Trouble(f"{self._config.name}: {error}") from error
         finally:
@@ -98,11 +98,6 @@ class ProviderProcess:
         except PeerFault as fault:
             self._faults.add(fault.code, device=carried.device, code=fault.code)
             return None
-
-    async def _flush(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_AGE_MS / 1000)
-            self._events.flush()
 
 
 def main() -> None:

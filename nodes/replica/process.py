@@ -22,7 +22,7 @@ from chain.keys import Es256, Es256Signer
 from gateway.tasks import Tasks
 from nodes.config import MEMORY, ConfigError, ReplicaConfig, certificate_der, certificate_spki
 from nodes.disk import write_atomically
-from nodes.events import CountedEvents, EventLog, LimitedEvents, NoEvents
+from nodes.events import CountedEvents, EventLog, LimitedEvents
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.keygen import load_key
 from nodes.metrics import serving_metrics
@@ -65,7 +65,7 @@ class ReplicaProcess:
         self._config = config
         self._around = around or Around()
         self._genesis, self._signer = _identity(config)
-        self._events = EventLog(Path(config.events), config.name) if config.events else NoEvents()
+        self._events = EventLog(Path(config.events or "/dev/null"), config.name)
         self._link_events = LimitedEvents(self._events)
         self._trace = open_trace(config.trace, config.trace_every)
         self._tally = Tally() if self._trace.on else None
@@ -140,8 +140,7 @@ class ReplicaProcess:
             if loop.time() >= usage_at:
                 usage_at += USAGE_S
                 self._emit_usage()
-            if isinstance(self._events, EventLog):
-                self._events.flush()
+            self._events.flush()
             self._trace.flush()
 
     async def _end(self) -> None:
@@ -157,8 +156,7 @@ class ReplicaProcess:
         if self._store is not None:
             with contextlib.suppress(StoreFull):
                 self._store.close()
-        if isinstance(self._events, EventLog):
-            self._events.close()
+        self._events.close()
         self._trace.close()
 
     def _wake(self) -> None:

@@ -7,9 +7,8 @@ carries for others; `sensor`, the readings of its boards.
 from __future__ import annotations
 
 from gateway.hops import Trace
-from nodes.device.device import Uplink
 from nodes.device.environment import with_boards
-from nodes.device.process import Work, device_main
+from nodes.device.process import Parts, device_main
 from nodes.edge_config import EnvironmentConfig
 from nodes.events import EventLog
 from nodes.switch.edge import SwitchedDevice
@@ -27,24 +26,15 @@ class SwitchedEnvironmentConfig(
     middle: bool = False
 
 
-class _Switched:
-    edge: SwitchedDevice
-
-    def around(self, config: SwitchedEnvironmentConfig, events: EventLog) -> SwitchedDevice:
-        self.edge = SwitchedDevice(config.switch, events, middle=config.middle)
-        return self.edge
-
-    def make(
-        self, config: SwitchedEnvironmentConfig, net: str, events: EventLog, trace: Trace
-    ) -> tuple[Uplink, Work]:
-        uplink = SwitchedRelay(net, events, trace)
-        self.edge.orders.add(SEAM, RelayOrder, uplink.take)
-        return uplink, self.edge.sensor.around(with_boards(config, events))
+def _switched(config: SwitchedEnvironmentConfig, net: str, events: EventLog, trace: Trace) -> Parts:
+    edge = SwitchedDevice(config.switch, events, middle=config.middle)
+    uplink = SwitchedRelay(net, events, trace)
+    edge.orders.add(SEAM, RelayOrder, uplink.take)
+    return Parts(uplink, edge.sensor.around(with_boards(config, events)), edge)
 
 
 def main() -> None:
-    switched = _Switched()
-    device_main("environment", SwitchedEnvironmentConfig, __doc__, switched.make, switched.around)
+    device_main("environment", SwitchedEnvironmentConfig, __doc__, _switched)
 
 
 if __name__ == "__main__":

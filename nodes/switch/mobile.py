@@ -7,9 +7,8 @@ readings.
 from __future__ import annotations
 
 from gateway.hops import Trace
-from nodes.device.device import Uplink
 from nodes.device.mobile import make
-from nodes.device.process import Work, device_main
+from nodes.device.process import Parts, device_main
 from nodes.edge_config import MobileConfig
 from nodes.events import EventLog
 from nodes.switch.edge import SwitchedDevice
@@ -24,23 +23,14 @@ class SwitchedMobileConfig(MobileConfig, frozen=True, forbid_unknown_fields=True
     middle: bool = False
 
 
-class _Switched:
-    edge: SwitchedDevice
-
-    def around(self, config: SwitchedMobileConfig, events: EventLog) -> SwitchedDevice:
-        self.edge = SwitchedDevice(config.switch, events, middle=config.middle)
-        return self.edge
-
-    def make(
-        self, config: SwitchedMobileConfig, net: str, events: EventLog, trace: Trace
-    ) -> tuple[Uplink, Work]:
-        uplink, work = make(config, net, events, trace)
-        return uplink, self.edge.sensor.around(work)
+def _switched(config: SwitchedMobileConfig, net: str, events: EventLog, trace: Trace) -> Parts:
+    edge = SwitchedDevice(config.switch, events, middle=config.middle)
+    honest = make(config, net, events, trace)
+    return Parts(honest.uplink, edge.sensor.around(honest.work), edge)
 
 
 def main() -> None:
-    switched = _Switched()
-    device_main("mobile", SwitchedMobileConfig, __doc__, switched.make, switched.around)
+    device_main("mobile", SwitchedMobileConfig, __doc__, _switched)
 
 
 if __name__ == "__main__":

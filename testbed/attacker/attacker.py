@@ -28,7 +28,7 @@ from chain.proofs.client import decode_range
 from gateway.bridge.edge import Stamped, stamped_codec
 from gateway.broker.port import BrokerAdminError, DynamicSecurityAdmin
 from gateway.broker.security import User, device_password, new_password
-from gateway.mqtt.client import BrokerUnavailableError, Message, MqttClient, MqttSettings
+from gateway.mqtt.client import BrokerUnavailableError, Message, MqttClient
 from gateway.mqtt.topics import Head, Role, Up
 from testbed.attacker.puppet import Puppet
 from testbed.errors import LabFault
@@ -147,17 +147,7 @@ class Attacker:
         return client
 
     def _client(self, user: User, topics: tuple[str, ...]) -> MqttClient:
-        broker = self.deployment.broker
-        return MqttClient(
-            MqttSettings(
-                broker.host,
-                broker.port,
-                user.name,
-                user.password,
-                topics,
-                trust=broker.certificate,
-            )
-        )
+        return MqttClient(self.deployment.broker.login(user.name, user.password, topics))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

@@ -46,7 +46,7 @@ from gateway.bridge.block_store import BlockStoreError
 from gateway.bridge.outbox import OutboxFullError
 from gateway.broker.port import DynamicSecurityAdmin
 from gateway.broker.security import User
-from gateway.mqtt.client import MqttClient, MqttSettings
+from gateway.mqtt.client import MqttClient
 from gateway.mqtt.topics import Role
 from nodes.device.device import Device, Refused
 from nodes.device.ledger_sync import LedgerSync
@@ -328,14 +328,7 @@ class Operator:
         running = self.running
         admin = User(Role.ADMIN, self._device.node.hex(), running.broker_admin)
         client = MqttClient(
-            MqttSettings(
-                running.broker_host,
-                running.broker_port,
-                admin.name,
-                admin.password,
-                DynamicSecurityAdmin.subscriptions,
-                trust=running.broker_certificate,
-            )
+            running.broker.login(admin.name, admin.password, DynamicSecurityAdmin.subscriptions)
         )
         security = DynamicSecurityAdmin(client, self._device.genesis.network.hex()[:16])
         tasks = [asyncio.ensure_future(each) for each in (client.run(), security.run())]

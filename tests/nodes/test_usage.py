@@ -66,4 +66,4 @@ def test_a_process_knows_its_own_use() -> None:
     used = usage()
     assert isinstance(used["cpu_s"], float)
     assert isinstance(used["rss_mb"], float)
-    assert 0 < used["rss_mb"] <= used["rss_max_mb"] * 1.05  # type: ignore[operator]
+    assert 0 < used["rss_mb"] <= used["rss_max_mb"] * 1.05
