@@ -315,22 +315,11 @@ class _Connection(ReaderAdapter):
 
     async def _read_packet(self) -> tuple[bytes, bytes]:
         """One packet as (fixed header, body). Raises TimeoutError if it is too late or too slow."""
+        limits = self._door.limits
         async with asyncio.timeout(self._idle_s):
-            head = await self._reader.readexactly(1)
-        async with asyncio.timeout(self._door.limits.packet_deadline_s):
-            length = shift = 0
-            while True:  # 2.2.3
-                byte = await self._reader.readexactly(1)
-                head += byte
-                length |= (byte[0] & 0x7F) << shift
-                shift += 7
-                if byte[0] < 0x80:
-                    break
-                if shift > 21:
-                    raise PeerFault("bad-packet", "remaining length")
-            if length > self._door.limits.packet_bytes_max:
-                raise PeerFault("oversized", f"{length} bytes")
-            return head, await self._reader.readexactly(length)
+            first = await self._reader.readexactly(1)
+        async with asyncio.timeout(limits.packet_deadline_s):
+            return await packets.read_after(first, self._reader, limits.packet_bytes_max)
 
 
 class _Writer(StreamWriterAdapter):

@@ -2,11 +2,12 @@
 
 The door of the embedded broker reads each packet with it before amqtt does. Every field must be in
 its place and no byte may be left over, so a packet that two parsers could read differently is
-refused. All functions are pure. Section numbers are those of the OASIS standard.
+refused. All functions but `read_after` are pure. Section numbers are those of the OASIS standard.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from chain.errors import PeerFault
@@ -21,6 +22,7 @@ __all__ = [
     "parse_connect",
     "parse_packet",
     "puback",
+    "read_after",
 ]
 
 # Packet types (2.2.1)
@@ -96,6 +98,26 @@ class _Reader:
     def end(self) -> None:
         if self.left:
             raise PeerFault("bad-packet", f"{self.left} bytes too many")
+
+
+async def read_after(
+    first: bytes, reader: asyncio.StreamReader, bytes_max: int
+) -> tuple[bytes, bytes]:
+    """The packet that begins with the byte `first`, as (fixed header, body). Raises
+    PeerFault("bad-packet" | "oversized"), EOFError, OSError."""
+    head, length, shift = first, 0, 0
+    while True:  # 2.2.3
+        byte = await reader.readexactly(1)
+        head += byte
+        length |= (byte[0] & 0x7F) << shift
+        shift += 7
+        if byte[0] < 0x80:
+            break
+        if shift > 21:
+            raise PeerFault("bad-packet", "remaining length")
+    if length > bytes_max:
+        raise PeerFault("oversized", f"{length} bytes")
+    return head, await reader.readexactly(length)
 
 
 def parse_connect(first_byte: int, body: bytes) -> Connect:

@@ -25,10 +25,10 @@ from typing import Literal
 import msgspec
 
 from chain.errors import PeerFault
-from gateway.bridge.edge import Ask, Stamped, ask_codec, stamped_codec
+from gateway.bridge.edge import Stamped, ask_codec, stamped_codec
 from gateway.mqtt.link import MqttSettings
-from gateway.mqtt.packets import Publish, parse_packet, puback
-from gateway.mqtt.topics import Request, Response, Up, parse
+from gateway.mqtt.packets import Publish, parse_packet, puback, read_after
+from gateway.mqtt.topics import Request, Response, Topic, Up, parse
 from gateway.tasks import Tasks
 from nodes.switch.alterations import altered, downgraded, false_answer, request_of
 
@@ -38,7 +38,6 @@ SEAM = "middle"
 SENT = "middle.jsonl"
 
 PACKET_BYTES_MAX = 256 * 1024
-CHUNK_BYTES = 64 * 1024
 OWN_PACKET_IDS = 50_000  # his ids begin here: a device never comes so far
 SENT_MAX = 10_000  # lines of `middle.jsonl`
 ASKED_MAX = 16
@@ -117,16 +116,20 @@ class MiddleSeam:
         broker: asyncio.StreamWriter,
         back: asyncio.StreamWriter,
     ) -> None:
-        with contextlib.suppress(OSError, EOFError, ValueError):
+        with contextlib.suppress(OSError, EOFError, PeerFault):
             while True:
-                packet = await _read_packet(device)
-                await self._pass_up(packet, broker, back)
+                packet, publish = await _read_packet(device)
+                await self._pass_up(packet, publish, broker, back)
                 await broker.drain()
 
     async def _pass_up(
-        self, packet: bytes, broker: asyncio.StreamWriter, back: asyncio.StreamWriter
+        self,
+        packet: bytes,
+        publish: Publish | None,
+        broker: asyncio.StreamWriter,
+        back: asyncio.StreamWriter,
     ) -> None:
-        order, publish = self._order, _published(packet)
+        order = self._order
         body = None if publish is None else _body_of(publish)
         if body is not None and (request := request_of(body)) is not None:
             self._asked.append(request)
@@ -138,7 +141,8 @@ class MiddleSeam:
                 change = altered if order.how == "alter" else downgraded
                 for _ in range(order.copies):
                     changed, what = change(body, self._random)
-                    self._send(broker, publish, changed, what)
+                    payload = _with_body(publish, changed)
+                    self._send(broker, publish.topic, payload, changed, what)
             case "drop" | "answer":
                 back.write(puback(publish.packet_id))
                 if body is not None:
@@ -158,28 +162,27 @@ class MiddleSeam:
         device: asyncio.StreamWriter,
         up: asyncio.StreamWriter,
     ) -> None:
-        last: Publish | None = None
-        with contextlib.suppress(OSError, EOFError, ValueError):
+        with contextlib.suppress(OSError, EOFError, PeerFault):
             while True:
-                packet = await _read_packet(broker)
+                packet, publish = await _read_packet(broker)
                 if packet[0] >> 4 == 4 and int.from_bytes(packet[2:4]) in self._own:
                     self._own.discard(int.from_bytes(packet[2:4]))
                     continue  # the broker acknowledges what we sent
-                last = _published(packet)
-                if last is not None:
-                    self._keep_receipt(last)
-                if self._order is not None and self._order.how == "reflect" and last is not None:
-                    self._reflect(up, last)
+                if publish is not None:
+                    self._keep_receipt(publish)
+                    if self._order is not None and self._order.how == "reflect":
+                        self._reflect(up, publish)
                 device.write(packet)
                 await device.drain()
 
     def _reflect(self, up: asyncio.StreamWriter, answer: Publish) -> None:
         """An answer of the gateway, sent to it as this device's request."""
-        parts = answer.topic.split("/")
-        if len(parts) == 6 and parts[3] == "rsp":
-            net, device = parts[2], parts[4]
-            as_if = Publish(str(Up(net, device, device, "op")), 1, False, b"")
-            self._send(up, as_if, answer.payload[:16_000], "reflected", stamp=True)
+        topic = _topic(answer)
+        if isinstance(topic, Response):
+            body = answer.payload[:16_000]
+            payload = stamped_codec.encode(Stamped(n=0, boot=0, at_ms=0, body=body))
+            to = str(Up(topic.net, topic.device, topic.device, "op"))
+            self._send(up, to, payload, body, "reflected")
 
     def _keep_receipt(self, answer: Publish) -> None:
         """Keeps a receipt together with the request that it is for."""
@@ -190,7 +193,7 @@ class MiddleSeam:
 
     def _answer(self, device: asyncio.StreamWriter, publish: Publish, body: bytes) -> None:
         """Answers the device in the gateway's place."""
-        order, topic, request = self._order, parse(publish.topic), request_of(body)
+        order, topic, request = self._order, _topic(publish), request_of(body)
         if order is None or request is None or not isinstance(topic, Request | Up):
             return
         for _ in range(order.copies):
@@ -198,23 +201,12 @@ class MiddleSeam:
             device.write(_publish(str(Response(topic.net, topic.device, kind)), None, payload))
 
     def _send(
-        self,
-        broker: asyncio.StreamWriter,
-        like: Publish,
-        body: bytes,
-        what: str,
-        *,
-        stamp: bool = False,
+        self, broker: asyncio.StreamWriter, topic: str, payload: bytes, body: bytes, what: str
     ) -> None:
-        """Publish `body` as the device would publish `like`."""
-        if stamp:
-            stamped = Stamped(n=0, boot=0, at_ms=0, body=body)
-            payload = stamped_codec.encode(stamped)
-        else:
-            payload = _with_body(like, body)
+        """Publishes `payload`, in which `body` is, in the device's name."""
         self._own_id = OWN_PACKET_IDS + (self._own_id - OWN_PACKET_IDS + 1) % 15_000
         self._own.add(self._own_id)
-        broker.write(_publish(like.topic, self._own_id, payload))
+        broker.write(_publish(topic, self._own_id, payload))
         self._note(body, what)
 
     def _note(self, body: bytes, what: str) -> None:
@@ -232,56 +224,39 @@ class MiddleSeam:
                 log.write(json.dumps(line) + "\n")
 
 
-async def _read_packet(reader: asyncio.StreamReader) -> bytes:
-    """One MQTT packet as it stands on the wire."""
-    head = await reader.readexactly(1)
-    length = shift = 0
-    while True:
-        byte = await reader.readexactly(1)
-        head += byte
-        length |= (byte[0] & 0x7F) << shift
-        shift += 7
-        if byte[0] < 0x80:
-            break
-        if shift > 21:
-            raise ValueError("no MQTT")
-    if length > PACKET_BYTES_MAX:
-        raise ValueError("too long")
-    return head + await reader.readexactly(length)
+async def _read_packet(reader: asyncio.StreamReader) -> tuple[bytes, Publish | None]:
+    """One MQTT packet as it stands on the wire, and what it says if it is a PUBLISH."""
+    head, body = await read_after(await reader.readexactly(1), reader, PACKET_BYTES_MAX)
+    publish = None
+    if head[0] >> 4 == 3:
+        with contextlib.suppress(PeerFault):
+            publish = parse_packet(head[0], body)
+    return head + body, publish if isinstance(publish, Publish) else None
 
 
-def _published(packet: bytes) -> Publish | None:
-    start = 1
-    while packet[start] >= 0x80:
-        start += 1
-    if packet[0] >> 4 != 3:
-        return None
-    try:
-        found = parse_packet(packet[0], packet[start + 1 :])
-    except PeerFault:
-        return None
-    return found if isinstance(found, Publish) else None
+def _topic(publish: Publish) -> Topic | None:
+    with contextlib.suppress(PeerFault):
+        return parse(publish.topic)
+    return None
 
 
 def _body_of(publish: Publish) -> bytes | None:
     """The signed request in a message; None if there is none."""
-    try:
-        topic = parse(publish.topic)
+    topic = _topic(publish)
+    with contextlib.suppress(PeerFault):
         if isinstance(topic, Request):
             ask = ask_codec.decode(publish.payload)
             return ask.body if ask.kind in ("enrol", "op") else None
         if isinstance(topic, Up) and topic.kind in ("enrol", "op"):
             return stamped_codec.decode(publish.payload).body
-    except PeerFault:
-        pass
     return None
 
 
 def _with_body(publish: Publish, body: bytes) -> bytes:
-    """The same message around another body."""
-    if isinstance(parse(publish.topic), Request):
-        ask: Ask = msgspec.structs.replace(ask_codec.decode(publish.payload), body=body)
-        return ask_codec.encode(ask)
+    """The payload of a message around another body."""
+    if isinstance(_topic(publish), Request):
+        ask = ask_codec.decode(publish.payload)
+        return ask_codec.encode(msgspec.structs.replace(ask, body=body))
     stamped = stamped_codec.decode(publish.payload)
     return stamped_codec.encode(msgspec.structs.replace(stamped, body=body))
 
