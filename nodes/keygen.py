@@ -57,7 +57,13 @@ def keygen(directory: Path) -> PublicKeys:
 def make_key(path: Path) -> Path:
     """Makes a private key (0600) at `path` unless one is there. Returns `path`. Raises OSError."""
     if not path.exists():
-        _write_private(path, ec.generate_private_key(ec.SECP256R1()))
+        pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        # Whole or not at all: a half key would stand in the way of every later start.
+        write_atomically(path, pem, mode=0o600, replace=False)
     return path
 
 
@@ -72,16 +78,6 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError(f"{path}: not a P-256 key")
     return key
-
-
-def _write_private(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    # Whole or not at all: a half key would stand in the way of every later start.
-    write_atomically(path, pem, mode=0o600, replace=False)
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey) -> str:

@@ -314,16 +314,8 @@ class Driver:
         before = application.decided_membership
         block = application.execute(effect.proposal, effect.requests, effect.epoch)
         self._keep(block, [request.id for request in effect.requests])
-        head = Head.decode(block.head)
-        self._phases.executed(head)
-        self._answers.append(
-            Executed(
-                seq=head.height,
-                head=application.head_hash,
-                time_us=head.time_us,
-                membership=_changed(before, application.decided_membership),
-            )
-        )
+        self._phases.executed(Head.decode(block.head))
+        self._stands_now(Executed, before)
 
     def _install(self, effect: Install) -> None:
         """Appends blocks that link to a proven head. A head commits to every byte of its body, so
@@ -340,17 +332,18 @@ class Driver:
                 break
             self._keep(block)
         if application.height > start:
-            self._answers.append(
-                Installed(
-                    seq=application.height,
-                    head=application.head_hash,
-                    time_us=application.time_us,
-                    membership=_changed(before, application.decided_membership),
-                )
-            )
+            self._stands_now(Installed, before)
         if failure is not None:
             self._answers.append(failure)
         self._events.emit("installed", height=application.height, source=effect.source)
+
+    def _stands_now(self, kind: type[Executed | Installed], before: Membership) -> None:
+        """Tells the core where the ledger stands, and the next epoch's membership if it was decided
+        just now."""
+        ledger = self._application
+        after = ledger.decided_membership
+        changed = after if after.epoch != before.epoch else None
+        self._answers.append(kind(ledger.height, ledger.head_hash, ledger.time_us, changed))
 
     def _keep(self, block: Block, requests: Sequence[bytes] = ()) -> None:
         """One signature per block: the reply to every request in it (PROTOCOL: Block)."""
@@ -395,8 +388,3 @@ class Driver:
         if blocks:
             bodies = Bodies(self._core.epoch, self._me, start, tuple(blocks), self._store.pruned)
             self._send(to, bodies)
-
-
-def _changed(before: Membership, after: Membership) -> Membership | None:
-    """The next epoch's membership if it was decided just now."""
-    return after if after.epoch != before.epoch else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol, cast
 
 from chain.pbft.messages import FRAME_BYTES_MAX
@@ -41,6 +40,8 @@ def frame_bytes_max(party: Party) -> int:
 
 class LinkOwner(Protocol):
     """What a connection reports to."""
+
+    def made(self, connection: Connection, transport: asyncio.Transport) -> None: ...
 
     def received(self, link: Link, frames: list[bytes]) -> None: ...
 
@@ -88,9 +89,6 @@ class Link:
             self._queued_bytes -= size
             self.connection.write(b"".join(parts))
 
-    def connected(self, connection: Connection) -> None:
-        self.connection = connection
-
     def disconnected(self) -> None:
         self.connection = None
         self.dropped += len(self._queue)
@@ -114,17 +112,16 @@ class Connection(asyncio.BufferedProtocol):
         self._buffer = bytearray()  # what has arrived and is not yet cut into frames
         self._wanted = _LENGTH_BYTES  # bytes without which no frame can be cut
         self._closed_because: str | None = None
-        self.on_made: Callable[[Connection, asyncio.Transport], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self.on_made is not None:  # uvloop's transports are not derived from asyncio's
-            self.on_made(self, cast("asyncio.Transport", transport))
+        # uvloop's transports are not derived from asyncio's.
+        self._owner.made(self, cast("asyncio.Transport", transport))
 
     def attach(self, link: Link, transport: asyncio.Transport) -> None:
         transport.set_write_buffer_limits(high=WRITE_BYTES_MAX)
         self._link = link
         self._transport = transport
-        link.connected(self)
+        link.connection = self
         if self._buffer:
             self._parse(link)
 

@@ -174,7 +174,7 @@ class TlsWire:
             self._lost[link.party].set()
         self._on_link(link.party, False, reason)
 
-    def _made(self, connection: Connection, transport: asyncio.Transport) -> None:
+    def made(self, connection: Connection, transport: asyncio.Transport) -> None:
         """Finds the party by its certificate. Its new connection replaces an old one."""
         tls = transport.get_extra_info("ssl_object")
         party = self._parties.get(tls.getpeercert(binary_form=True) or b"")
@@ -208,7 +208,6 @@ class TlsWire:
 
     async def _handshake(self, sock: socket.socket) -> None:
         connection = Connection(self)
-        connection.on_made = self._made
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,
@@ -231,7 +230,6 @@ class TlsWire:
         last_reason = ""
         while True:
             connection = Connection(self)
-            connection.on_made = self._made
             lost = self._lost[party]
             lost.clear()
             try:
