@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
-from chain.errors import Misuse
-
-__all__ = ["EMPTY_ROOT", "PATH_MAX", "leaf_hash", "path", "paths", "root", "root_from_path"]
+__all__ = ["EMPTY_ROOT", "PATH_MAX", "leaf_hash", "paths", "root", "root_from_path"]
 
 EMPTY_ROOT = sha256(b"").digest()  # RFC 9162, section 2.1.1
 PATH_MAX = 32  # hashes in a path: 2**32 leaves
@@ -40,15 +38,9 @@ def root(leaf_hashes: Sequence[bytes]) -> bytes:
     return level[0]
 
 
-def path(leaf_hashes: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """The inclusion proof of leaf `index` (section 2.1.3.1), from the leaf upwards."""
-    if not 0 <= index < len(leaf_hashes):
-        raise Misuse(f"leaf {index} of {len(leaf_hashes)}")
-    return paths(leaf_hashes)[index]
-
-
 def paths(leaf_hashes: Sequence[bytes]) -> list[tuple[bytes, ...]]:
-    """The inclusion proof of every leaf: the tree is hashed once, not once per leaf."""
+    """The inclusion proof of every leaf (section 2.1.3.1), each from the leaf upwards. The tree is
+    hashed once, not once per leaf."""
     levels = []
     level = leaf_hashes
     while len(level) > 1:

@@ -25,7 +25,6 @@ from chain.ledger.possession import board_statement, renewal_statement, voucher_
 
 __all__ = [
     "COSE_BYTES_MAX",
-    "SPKI_HEADER",
     "Claim",
     "Opened",
     "encode_operation",
@@ -38,7 +37,6 @@ __all__ = [
 ]
 
 COSE_BYTES_MAX = 16_384
-SPKI_HEADER = -65537
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):

@@ -61,18 +61,15 @@ class Conflict(msgspec.Struct, frozen=True):
 
 
 class Final(msgspec.Struct, frozen=True):
-    """Block `height` is final. `block` is there if a body came that fits the head.
-
-    `conflicts` are replicas that had signed another head of this height. `source` is the replica
-    that was the first to bring the body.
-    """
+    """Block `height` is final. `source` is the replica that was the first to bring its body.
+    `conflicts` are replicas that had signed another head of this height."""
 
     height: int
     head: bytes
     seals: tuple[HeadSeal, ...]
-    block: Block | None
+    block: Block
+    source: int
     conflicts: tuple[Conflict, ...] = ()
-    source: int | None = None
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -92,10 +89,10 @@ class FinalityTracker:
             ...
             tracker.membership = ledger.membership  # where the owner follows the epochs
 
-    `bodies` says that a block without its body does not count yet. Bodies wait in a buffer of
-    `bytes_max`, of which each replica has an equal share: one that lies fills only its own. A
-    pruned body counts when f+1 replicas have sent it pruned: one of them is honest, so the block is
-    old enough.
+    `height` and `head_hash` are those of the last final block. A block without its body does not
+    count yet. Bodies wait in a buffer of `bytes_max`, of which each replica has an equal share: one
+    that lies fills only its own. A pruned body counts when f+1 replicas have sent it pruned: one of
+    them is honest, so the block is old enough.
     """
 
     def __init__(
@@ -103,15 +100,13 @@ class FinalityTracker:
         membership: Membership,
         genesis: Genesis,
         scheme: Scheme,
-        bodies: bool = False,
         bytes_max: int = WINDOW_BYTES_MAX,
     ) -> None:
         self.membership = membership
         self._network = genesis.network
         self._scheme = scheme
-        self._bodies = bodies
-        self._height = 0
-        self._head_hash = digest(genesis_head(self._network, genesis.time_us))
+        self.height = 0
+        self.head_hash = digest(genesis_head(self._network, genesis.time_us))
         self._seals: dict[int, dict[int, Seal]] = {}
         self._bodies_of: dict[int, dict[bytes, Body]] = {}
         self._pruned_by: dict[int, set[tuple[bytes, int]]] = {}  # by height: (head, replica)
@@ -121,27 +116,18 @@ class FinalityTracker:
 
     def resume(self, height: int, head_hash: bytes) -> None:
         """Continues from a block that the owner holds verified."""
-        self._height, self._head_hash = height, head_hash
+        self.height, self.head_hash = height, head_hash
         self._seals, self._bodies_of, self._final, self._pruned_by = {}, {}, {}, {}
         self._bytes_by.clear()
-
-    @property
-    def height(self) -> int:
-        """The last final block."""
-        return self._height
-
-    @property
-    def head_hash(self) -> bytes:
-        return self._head_hash
 
     def feed(self, seal: Seal) -> Conflict | None:
         """Takes one replica's seal. Raises PeerFault if only a faulty replica can have sent it."""
         head = Head.decode(seal.head)
         if head.network != self._network:
             raise PeerFault("wrong-network", "a seal of another network")
-        if head.height <= self._height:
+        if head.height <= self.height:
             return self._conflict_with_final(seal, head)
-        if head.height > self._height + WINDOW_BLOCKS_MAX:
+        if head.height > self.height + WINDOW_BLOCKS_MAX:
             return None  # we are far behind: the owner fetches
         seals = self._seals.setdefault(head.height, {})
         known = seals.get(seal.replica)
@@ -155,25 +141,23 @@ class FinalityTracker:
 
     def next_final(self) -> Final | None:
         """The next block in order, once f+1 signatures of one head are valid."""
-        height = self._height + 1
+        height = self.height + 1
         seals = self._seals.get(height)
         if seals is None or len(seals) < self.membership.quorum.weak:
             return None
         for head in sorted({seal.head for seal in seals.values()}):
             decoded = Head.decode(head)
-            if decoded.parent != self._head_hash or decoded.epoch != self.membership.epoch:
+            if decoded.parent != self.head_hash or decoded.epoch != self.membership.epoch:
                 continue
             body = self._bodies_of.get(height, {}).get(head)
-            if body is None and self._bodies:
+            if body is None:
                 continue
             good = self._valid_seals(seals, head)
             if len(good) >= self.membership.quorum.weak:
                 others = [s for s in seals.values() if s.head != head and self._holds(s)]
                 self._advance(height, head)
                 conflicts = tuple(_make_conflict(head, s) for s in others)
-                if body is None:
-                    return Final(height, head, good, None, conflicts)
-                return Final(height, head, good, body.block, conflicts, body.source)
+                return Final(height, head, good, body.block, body.source, conflicts)
         return None
 
     def _valid_seals(self, seals: dict[int, Seal], head: bytes) -> tuple[HeadSeal, ...]:
@@ -190,7 +174,7 @@ class FinalityTracker:
         return tuple(good)
 
     def _advance(self, height: int, head: bytes) -> None:
-        self._height, self._head_hash = height, digest(head)
+        self.height, self.head_hash = height, digest(head)
         self._final[height] = head
         self._final.pop(height - FINAL_KEPT, None)
         del self._seals[height]
@@ -232,7 +216,7 @@ class FinalityTracker:
         size = block.body_bytes
         # The next block always finds room: what waits above it can be fetched again.
         share = self._bytes_max // len(self.membership.members)
-        if self._bytes_by[seal.replica] + size <= share or height == self._height + 1:
+        if self._bytes_by[seal.replica] + size <= share or height == self.height + 1:
             self._bodies_of.setdefault(height, {})[seal.head] = Body(block, seal.replica)
             self._bytes_by[seal.replica] += size
 
@@ -252,9 +236,8 @@ class SealedBlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     records: Annotated[tuple[Record, ...], msgspec.Meta(max_length=BODY_RECORDS_MAX)] | None = None
 
     @classmethod
-    def of(cls, final: Final, bodies: bool) -> SealedBlock:
-        records = final.block.records if bodies and final.block is not None else None
-        return cls(head=final.head, seals=final.seals, records=records)
+    def of(cls, final: Final) -> SealedBlock:
+        return cls(head=final.head, seals=final.seals, records=final.block.records)
 
     @property
     def block(self) -> Block | None:
@@ -278,26 +261,22 @@ class LedgerCopy:
     """A copy of the ledger that its owner has verified itself, from genesis on.
 
     With `bodies` it executes every block again, so records, statements and registry are known to be
-    right. Without, it holds heads only. `check_signatures` also verifies each record's own
-    signatures, which f+1 seals already vouch for. To resume a copy with bodies, `take` the stored
-    blocks again; a copy of heads needs only the last head (`resume`). `pruned` counts records that
-    came without payload: a source of blocks can withhold the payloads of data.
+    right. Without, it holds heads only. Each record's own signatures are not checked: f+1 seals
+    vouch for them. To resume a copy with bodies, `take` the stored blocks again; a copy of heads
+    needs only the last head (`resume`).
+
+    `height` and `head` are those of the last block. `membership` is the newest epoch that this copy
+    has seen begin. `pruned` counts records that came without payload: a source of blocks can
+    withhold the payloads of data.
     """
 
-    def __init__(
-        self,
-        genesis: Genesis,
-        scheme: Scheme | None = None,
-        bodies: bool = True,
-        check_signatures: bool = False,
-    ) -> None:
+    def __init__(self, genesis: Genesis, scheme: Scheme | None = None, bodies: bool = True) -> None:
         self._scheme = scheme or Es256()
         self._verifier = ProofVerifier(genesis, self._scheme)
         self.ledger = Ledger(genesis, self._scheme) if bodies else None
-        self._check_signatures = check_signatures
-        self._membership = genesis.membership
-        self._head = genesis_head(genesis.network, genesis.time_us)
-        self._height = 0
+        self.membership = genesis.membership
+        self.head = genesis_head(genesis.network, genesis.time_us)
+        self.height = 0
         self.pruned = 0
 
     def resume(self, head: bytes, epochs: tuple[Inclusion, ...] = ()) -> None:
@@ -307,26 +286,13 @@ class LedgerCopy:
             raise Misuse("a full copy resumes by taking its blocks again")
         self.learn(epochs)
         decoded = Head.decode(head)
-        self._membership = self._verifier.members_of(decoded)
-        self._head, self._height = head, decoded.height
-
-    @property
-    def height(self) -> int:
-        return self._height
-
-    @property
-    def head(self) -> bytes:
-        return self._head
+        self.membership = self._verifier.members_of(decoded)
+        self.head, self.height = head, decoded.height
 
     @property
     def head_hash(self) -> bytes:
         """What an access request names as the recent head."""
-        return digest(self._head)
-
-    @property
-    def membership(self) -> Membership:
-        """The replicas of the newest epoch that this copy has seen begin."""
-        return self._membership
+        return digest(self.head)
 
     @property
     def steps(self) -> Sequence[Inclusion]:
@@ -348,7 +314,7 @@ class LedgerCopy:
         for height, block in enumerate(blocks.blocks, start=blocks.start):
             if Head.decode(block.head).height != height:
                 raise PeerFault("bad-link", f"not the head of height {height}")
-            if height > self._height:
+            if height > self.height:
                 self.append(block)
                 taken += 1
         return taken
@@ -356,11 +322,11 @@ class LedgerCopy:
     def append(self, sealed: SealedBlock) -> None:
         """One block, the next. Raises PeerFault."""
         head = Head.decode(sealed.head)
-        before = Head.decode(self._head)
+        before = Head.decode(self.head)
         if (
             head.network != before.network
             or head.height != before.height + 1
-            or head.parent != digest(self._head)
+            or head.parent != self.head_hash
             or head.parent_root != before.root
             or head.time_us <= before.time_us
         ):
@@ -371,10 +337,10 @@ class LedgerCopy:
             block = sealed.block
             if block is None:
                 raise PeerFault("bad-body", f"height {head.height} came without its records")
-            self.ledger.append(block, self._check_signatures)
+            self.ledger.append(block, check_signatures=False)
             self.pruned += sum(not record.item for record in block.records)
-        self._membership = membership
-        self._head, self._height = sealed.head, head.height
+        self.membership = membership
+        self.head, self.height = sealed.head, head.height
 
     def _membership_of(self, head: Head) -> Membership:
         if self.ledger is None:

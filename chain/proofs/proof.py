@@ -41,7 +41,6 @@ __all__ = [
     "encode_proof",
     "make_inclusion",
     "make_inclusions",
-    "verify_receipt",
 ]
 
 EPOCHS_MAX = 64  # membership changes in one proof or range of blocks
@@ -213,13 +212,3 @@ def _is_change(statement: Statement, membership: Membership) -> bool:
         and adds != known
         and REPLICAS_MIN <= size <= REPLICAS_MAX
     )
-
-
-def verify_receipt(
-    genesis: Genesis, receipt: Proof, request: bytes, scheme: Scheme | None = None
-) -> Statement:
-    """What the chain decided about the request with this id. Raises PeerFault."""
-    statement = ProofVerifier(genesis, scheme).verify(receipt)
-    if statement.request != request:
-        raise PeerFault("wrong-request", "the receipt is for another request")
-    return statement

@@ -81,7 +81,7 @@ class Follower:
 
     def __init__(self, genesis: Genesis, scheme: Scheme, store: BlockStore) -> None:
         self.ledger = Ledger(genesis, scheme)
-        self.tracker = FinalityTracker(genesis.membership, genesis, scheme, bodies=True)
+        self.tracker = FinalityTracker(genesis.membership, genesis, scheme)
         self.head = encode_range(BlockRange(start=1, blocks=()))  # only the genesis so far
         self.resumed_height = 0  # of the kept state that it began with
         self._store = store
@@ -179,12 +179,10 @@ class Follower:
         return Head.decode(seal.head).height > self.height + WINDOW_BLOCKS_MAX
 
     def _settle(self, final: Final) -> Settled:
-        assert final.block is not None, "the tracker waits for bodies"
-        assert final.source is not None, "a body comes from a replica"
         self.brought[final.source] += 1
         self.ledger.append(final.block, check_signatures=False)
         self.tracker.membership = self.ledger.membership
-        settled = Settled.of(final.height, SealedBlock.of(final, bodies=True))
+        settled = Settled.of(final.height, SealedBlock.of(final))
         requests = [each.request for each in settled.statements]
         self._store.append(final.height, settled.sealed, requests)
         self._advance(settled)

@@ -74,7 +74,7 @@ class Client:
         self.genesis: Genesis = network.genesis
         self._network = network.genesis.network
         self._membership = network.genesis.membership
-        self._tracker = FinalityTracker(self._membership, network.genesis, Es256(), bodies=True)
+        self._tracker = FinalityTracker(self._membership, network.genesis, Es256())
         self.height = 0
         self.head_hash = self._tracker.head_hash
         self.records = 0
@@ -212,7 +212,6 @@ class Client:
         self.conflicts += self._tracker.feed(seal) is not None
         while (final := self._tracker.next_final()) is not None:
             self.height, self.head_hash = final.height, digest(final.head)
-            assert final.block is not None
             self._final(final.block)
 
     def _final(self, block: Block) -> None:

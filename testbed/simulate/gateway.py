@@ -54,7 +54,7 @@ class Gateway:
         self._retry_us = retry_us
         self._timeline = timeline
         self._copy = copy
-        self._tracker = FinalityTracker(genesis.membership, genesis, scheme, bodies=True)
+        self._tracker = FinalityTracker(genesis.membership, genesis, scheme)
         self._send = send
         self._on_final = on_final
         self._views: dict[int, int] = {}
@@ -130,7 +130,7 @@ class Gateway:
         except PeerFault:
             return
         while (final := self._tracker.next_final()) is not None:
-            if self._copy is not None and final.block is not None:
+            if self._copy is not None:
                 self._copy.append(final.block, check_signatures=False)
                 self._tracker.membership = self._copy.membership
             self._on_final(final)

@@ -15,6 +15,7 @@ from chain.errors import Misuse, PeerFault
 from chain.keys import digest
 from chain.ledger.envelope import sign_operation
 from chain.ledger.item import make_item, open_item
+from chain.ledger.ledger import Ledger
 from chain.ledger.operations import RemoveReplica
 from chain.merkle import EMPTY_ROOT
 from chain.pbft.messages import Seal
@@ -30,7 +31,7 @@ from chain.proofs.client import (
     decode_range,
     encode_range,
 )
-from chain.proofs.proof import HeadSeal, Proof, make_inclusion, verify_receipt
+from chain.proofs.proof import HeadSeal, Proof, ProofVerifier, make_inclusion
 from tests.chain.test_proof import grown
 from tests.chain.world import START_US, Device, World
 
@@ -48,9 +49,8 @@ def lively() -> World:
 WORLD = lively()
 
 
-def tracker(bodies: bool = True, bytes_max: int = WINDOW_BYTES_MAX) -> FinalityTracker:
-    members = WORLD.genesis.membership
-    return FinalityTracker(members, WORLD.genesis, WORLD.scheme, bodies, bytes_max)
+def tracker(bytes_max: int = WINDOW_BYTES_MAX) -> FinalityTracker:
+    return FinalityTracker(WORLD.genesis.membership, WORLD.genesis, WORLD.scheme, bytes_max)
 
 
 class Refusing:
@@ -87,9 +87,10 @@ def drain(tracker: FinalityTracker) -> list[Final]:
 def sealed(world: World, bodies: bool = True, *replicas: int) -> tuple[SealedBlock, ...]:
     """The chain of a world as it is handed to a device."""
     blocks = []
-    for height, block in enumerate(world.blocks, start=1):
+    for block in world.blocks:
         seals = tuple(world.seals(block, *(replicas or (0, 1))))
-        blocks.append(SealedBlock.of(Final(height, block.head, seals, block), bodies))
+        records = block.records if bodies else None
+        blocks.append(SealedBlock(head=block.head, seals=seals, records=records))
     return tuple(blocks)
 
 
@@ -162,19 +163,12 @@ def test_a_head_that_cannot_be_next_is_passed_over(
     assert final.block == block
 
 
-def test_a_block_waits_for_its_body_where_bodies_are_wanted() -> None:
+def test_a_block_waits_for_its_body() -> None:
     block = WORLD.blocks[0]
-    watching, light = tracker(), tracker(bodies=False)
+    watching = tracker()
     for each in (0, 1):
-        for one in (watching, light):
-            one.feed(WORLD.seal(each, block, with_body=False))
+        watching.feed(WORLD.seal(each, block, with_body=False))
     assert drain(watching) == []
-    [final] = drain(light)
-    assert final.block is None
-    plain = FinalityTracker(WORLD.genesis.membership, WORLD.genesis, WORLD.scheme)
-    for each in (0, 1):
-        plain.feed(WORLD.seal(each, block, with_body=False))
-    assert len(drain(plain)) == 1, "nobody said that bodies are wanted"
     watching.feed(WORLD.seal(3, block))
     [final] = drain(watching)
     assert final.block == block
@@ -219,12 +213,11 @@ def test_nobody_is_framed_with_a_forged_head() -> None:
     assert watching.feed(WORLD.seal(3, first)) is None, "the true one replaces it"
 
 
-@pytest.mark.parametrize("bodies", [True, False])
-def test_a_head_against_the_final_one_is_reported_before_and_after(bodies: bool) -> None:
+def test_a_head_against_the_final_one_is_reported_before_and_after() -> None:
     first, second = WORLD.blocks[0], other_block(WORLD.blocks[0])
-    watching = tracker(bodies)
+    watching = tracker()
     for each, block in ((3, second), (0, first), (1, first)):
-        watching.feed(WORLD.seal(each, block, with_body=bodies))
+        watching.feed(WORLD.seal(each, block))
     [final] = drain(watching)
     assert [(one.replica, one.against_final) for one in final.conflicts] == [(3, True)]
     late = watching.feed(WORLD.seal(2, second))
@@ -381,13 +374,13 @@ def test_a_replica_fills_its_own_place_with_bodies_and_no_other() -> None:
 def test_a_tracker_follows_its_owner_into_the_next_epoch() -> None:
     world, _ = grown()
     copy = LedgerCopy(world.genesis)
-    watching = FinalityTracker(world.genesis.membership, world.genesis, world.scheme, bodies=True)
+    watching = FinalityTracker(world.genesis.membership, world.genesis, world.scheme)
     for block in world.blocks:
         epoch = Head.decode(block.head).epoch
         for each in ((0, 1), (2, 4), (4, 5))[epoch]:
             watching.feed(world.seal(each, block))
     while (final := watching.next_final()) is not None:
-        copy.append(SealedBlock.of(final, bodies=True))
+        copy.append(SealedBlock.of(final))
         assert copy.ledger is not None
         watching.membership = copy.ledger.membership
     assert copy.height == watching.height == len(world.blocks)
@@ -399,7 +392,7 @@ def test_a_tracker_follows_its_owner_into_the_next_epoch() -> None:
 @pytest.mark.parametrize("bodies", [True, False])
 def test_a_copy_is_verified_from_genesis_and_resumes(bodies: bool) -> None:
     blocks = sealed(WORLD, bodies)
-    copy = LedgerCopy(WORLD.genesis, bodies=bodies, check_signatures=True)
+    copy = LedgerCopy(WORLD.genesis, bodies=bodies)
     assert copy.take(BlockRange(start=1, blocks=blocks[:4])) == 4
     assert copy.take(BlockRange(start=3, blocks=blocks[2:])) == 2, "what is known is skipped"
     assert copy.head_hash == WORLD.ledger.head_hash
@@ -446,12 +439,13 @@ def test_a_head_must_follow_the_one_before_it_whoever_signed(changes: dict[str, 
         LedgerCopy(WORLD.genesis, bodies=False).append(wrong)
 
 
-def test_a_copy_checks_devices_signatures_if_it_is_asked_to() -> None:
-    """Seals vouch for them otherwise."""
-    blocks = BlockRange(start=1, blocks=sealed(unsigned()))
-    assert LedgerCopy(WORLD.genesis).take(blocks) == 2
+def test_seals_vouch_for_devices_signatures_and_a_ledger_checks_them_if_it_is_asked_to() -> None:
+    world = unsigned()
+    assert LedgerCopy(world.genesis).take(BlockRange(start=1, blocks=sealed(world))) == 2
+    ledger = Ledger(world.genesis, world.scheme)
+    ledger.append(world.blocks[0], check_signatures=True)
     with pytest.raises(PeerFault, match="bad-signature"):
-        LedgerCopy(WORLD.genesis, check_signatures=True).take(blocks)
+        ledger.append(world.blocks[1], check_signatures=True)
 
 
 def test_a_copy_checks_changes_of_members_by_its_own_scheme() -> None:
@@ -466,10 +460,10 @@ def test_a_copy_checks_changes_of_members_by_its_own_scheme() -> None:
 def test_a_copy_of_heads_follows_proven_changes_of_members() -> None:
     world, proof = grown()
     blocks = []
-    for height, block in enumerate(world.blocks, start=1):
+    for block in world.blocks:
         epoch = Head.decode(block.head).epoch
         seals = tuple(world.seals(block, *((0, 1), (2, 4), (4, 5))[epoch]))
-        blocks.append(SealedBlock.of(Final(height, block.head, seals, None), bodies=False))
+        blocks.append(SealedBlock(head=block.head, seals=seals))
     with pytest.raises(PeerFault, match="bad-epoch"):
         LedgerCopy(world.genesis, bodies=False).take(BlockRange(start=1, blocks=tuple(blocks)))
     copy = LedgerCopy(world.genesis, bodies=False)
@@ -488,13 +482,13 @@ def test_a_device_checks_its_receipt_with_the_genesis_alone() -> None:
     alice = Device("alice")
     request = world.request(world.enrol(alice), alice)
     world.block(request)
-    watching = FinalityTracker(world.genesis.membership, world.genesis, world.scheme, bodies=True)
+    watching = FinalityTracker(world.genesis.membership, world.genesis, world.scheme)
     for each in (1, 2):
         watching.feed(world.seal(each, world.blocks[0]))
     [final] = drain(watching)
-    assert final.block is not None
     receipt = Proof(record=make_inclusion(final.block, 0, final.seals), epochs=())
-    assert verify_receipt(world.genesis, receipt, request.id).status == "ok"
+    statement = ProofVerifier(world.genesis).verify(receipt)
+    assert (statement.request, statement.status) == (request.id, "ok")
 
 
 # --- encodings -----------------------------------------------------------------------------------
@@ -512,7 +506,7 @@ def test_no_altered_bit_of_a_range_is_taken(draw: st.DataObject) -> None:
     data = bytearray(encode_range(BlockRange(start=1, blocks=sealed(WORLD)[:2])))
     bit = draw.draw(st.integers(0, len(data) * 8 - 1))
     data[bit // 8] ^= 1 << (bit % 8)
-    copy = LedgerCopy(WORLD.genesis, check_signatures=True)
+    copy = LedgerCopy(WORLD.genesis)
     try:
         copy.take(decode_range(bytes(data)))
     except PeerFault:

@@ -16,7 +16,6 @@ from chain.errors import Misuse, PeerFault
 from chain.keys import Es256, digest, node_id
 from chain.ledger.envelope import (
     COSE_BYTES_MAX,
-    SPKI_HEADER,
     encode_operation,
     open_operation,
     read_operation,
@@ -127,7 +126,7 @@ def test_an_independent_cose_library_verifies_ours(operation: Operation) -> None
     cose = sign_operation(operation, ALICE)
     protected, unprotected, payload = cwt.COSE.new().decode_with_headers(cose, key)
     assert protected == {1: -7}
-    assert unprotected == {SPKI_HEADER: ALICE.public}
+    assert unprotected == {-65537: ALICE.public}
     assert payload == encode_operation(operation)
     assert cbor2.dumps(cbor2.loads(payload), canonical=True) == payload
 
@@ -151,7 +150,7 @@ def test_we_open_what_an_independent_cose_library_signs() -> None:
         canonical=True,
     )
     cose = cwt.COSE.new().encode_and_sign(
-        payload, key, protected={1: -7}, unprotected={SPKI_HEADER: ALICE.public}
+        payload, key, protected={1: -7}, unprotected={-65537: ALICE.public}
     )
     opened = open_operation(cose, NETWORK, SCHEME)
     assert isinstance(opened.operation, Data)

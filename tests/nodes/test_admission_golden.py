@@ -58,9 +58,7 @@ class Story:
     def __init__(self) -> None:
         self.world = World()
         self.genesis = self.world.genesis
-        self.tracker = FinalityTracker(
-            self.genesis.membership, self.genesis, self.world.scheme, bodies=True
-        )
+        self.tracker = FinalityTracker(self.genesis.membership, self.genesis, self.world.scheme)
         self.lines: list[str] = []
         self.frames: deque[tuple[Party, Party, bytes]] = deque()
         self.contents: dict[bytes, str] = {}

@@ -50,9 +50,8 @@ GROUPS = {
         "altered",
     ),
     "proofs": _Group(
-        tuple(f"chain.proofs.{name}" for name in ("audit", "client", "denial", "proof")),
+        tuple(f"chain.proofs.{name}" for name in ("client", "denial", "proof")),
         (
-            "tests/chain/test_audit.py",
             "tests/chain/test_client.py",
             "tests/chain/test_denial.py",
             "tests/chain/test_ledger.py",
