@@ -31,6 +31,7 @@ __all__ = [
     "Es256Signer",
     "Scheme",
     "Signer",
+    "der_of",
     "digest",
     "node_id",
     "pem_of",
@@ -104,6 +105,13 @@ def pem_of(spki: bytes) -> bytes:
     ).encode()
 
 
+def der_of(signature: bytes) -> bytes:
+    """An ECDSA-Sig-Value (RFC 3279) from r || s, as openssl reads it."""
+    r = int.from_bytes(signature[:_HALF], "big")
+    s = int.from_bytes(signature[_HALF:], "big")
+    return encode_dss_signature(r, s)
+
+
 @lru_cache(maxsize=_PARSED_KEYS_MAX)
 def _parsed(spki: bytes) -> ec.EllipticCurvePublicKey:
     try:
@@ -123,10 +131,8 @@ class Es256:
     def verify(self, public: bytes, data: bytes, signature: bytes) -> bool:
         if len(signature) != SIGNATURE_BYTES:
             return False
-        r = int.from_bytes(signature[:_HALF], "big")
-        s = int.from_bytes(signature[_HALF:], "big")
         try:
-            _parsed(public).verify(encode_dss_signature(r, s), data, _VERIFY_ALGORITHM)
+            _parsed(public).verify(der_of(signature), data, _VERIFY_ALGORITHM)
         except (InvalidSignature, PeerFault):
             return False
         return True

@@ -35,25 +35,21 @@ __all__ = [
     "add_root",
     "add_voucher",
     "admin_refusal",
-    "admin_subject",
     "bar",
     "bar_refusal",
     "change_replicas",
+    "device_agreed",
     "grant",
-    "grant_agreed",
     "grant_refusal",
-    "grant_subject",
     "is_own",
     "no_root_refusal",
     "replica_refusal",
     "replica_subject",
     "revoke",
-    "revoke_agreed",
     "revoke_refusal",
     "revoke_subject",
     "root_refusal",
     "voucher_refusal",
-    "voucher_subject",
     "withdraw_refusal",
     "withdraw_root",
     "withdraw_voucher",
@@ -102,11 +98,13 @@ def revoke(tables: Tables, operation: Revoke, signer: Identity, at: At) -> dict[
     return {"node": identity.node, "certificate": identity.serial, "key": identity.key}
 
 
-def revoke_agreed(tables: Tables, operation: Revoke) -> Revoke:
-    """Approvals for one device count together, whatever key it has by then and whatever the
-    reason."""
+def device_agreed(tables: Tables, operation: Grant | Revoke) -> Grant | Revoke:
+    """Approvals for one device count together, whatever key it has by then; those of revocations
+    also whatever the reason."""
     target = tables.device(operation.target) or operation.target
-    return msgspec.structs.replace(operation, target=target, reason="-")
+    if isinstance(operation, Revoke):
+        return msgspec.structs.replace(operation, target=target, reason="-")
+    return msgspec.structs.replace(operation, target=target)
 
 
 def revoke_subject(tables: Tables, operation: Revoke) -> dict[str, Any]:
@@ -129,16 +127,6 @@ def add_admin(
     return {}
 
 
-def admin_subject(tables: Tables, operation: AddAdministrator) -> dict[str, Any]:
-    return {
-        "node": node_id(operation.key),
-        "by": operation.node,
-        "privilege": None,
-        "key": operation.key,
-        "certificate": None,
-    }
-
-
 def grant_refusal(tables: Tables, operation: Grant, signer: Identity) -> Reason | None:
     identity = tables.newest_of(operation.target)
     if identity is None or identity.kind == ADMIN:
@@ -159,12 +147,6 @@ def grant(tables: Tables, operation: Grant, signer: Identity, at: At) -> dict[st
         "kind": identity.kind,
         "service": identity.services[0],
     }
-
-
-def grant_agreed(tables: Tables, operation: Grant) -> Grant:
-    """Approvals for one device count together, whatever key it has by then."""
-    target = tables.device(operation.target) or operation.target
-    return msgspec.structs.replace(operation, target=target)
 
 
 def voucher_refusal(tables: Tables, operation: AddVoucher, signer: Identity) -> Reason | None:
@@ -247,43 +229,8 @@ def bar(tables: Tables, operation: BarFactory, signer: Identity, at: At) -> dict
     return {}
 
 
-def voucher_subject(
-    tables: Tables,
-    operation: AddVoucher | WithdrawVoucher | AddFactoryRoot | WithdrawFactoryRoot | BarFactory,
-) -> dict[str, Any]:
-    """The record's node is the hash that names the voucher, the root or the factory identity."""
-    match operation:
-        case AddVoucher() | WithdrawVoucher():
-            node = operation.voucher
-        case AddFactoryRoot():
-            node = digest(operation.certificate)
-        case WithdrawFactoryRoot():
-            node = operation.root
-        case BarFactory():
-            node = operation.factory
-    return {
-        "node": node,
-        "by": operation.node,
-        "privilege": getattr(operation, "privilege", None),
-        "services": getattr(operation, "services", None),
-        "key": None,
-        "certificate": None,
-    }
-
-
 def _unknown_service(tables: Tables, services: tuple[str, ...]) -> Reason | None:
     return None if set(services) <= set(tables.policy.services) else "service"
-
-
-def grant_subject(tables: Tables, operation: Grant) -> dict[str, Any]:
-    return {
-        "node": operation.target,
-        "by": operation.node,
-        "privilege": operation.privilege,
-        "services": operation.services,
-        "key": None,
-        "certificate": None,
-    }
 
 
 def replica_refusal(

@@ -125,8 +125,7 @@ class Endorser:
         if reason in LATER_REASONS and self._wait(request, None):
             return []
         if reason is not None:
-            signed = self._sign(request.id, reason)
-            return [Denied(request=request.id, reason=reason, endorsement=signed)]
+            return [Denied(request.id, reason, self._sign(request.id, reason))]
         size, _ = self._policy.group(membership.quorum)
         pending = _Open(request, members(request.id, membership, size), {})
         self._open[request.id] = pending
@@ -175,8 +174,8 @@ class Endorser:
             elif reason is None:
                 effects += self.submit(later.request, membership)
             else:
-                signed = self._sign(later.request.id, reason)
-                effects.append(Denied(later.request.id, reason, signed))
+                request = later.request.id
+                effects.append(Denied(request, reason, self._sign(request, reason)))
         return effects
 
     # --- as a member of the group ----------------------------------------------------------------

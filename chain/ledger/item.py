@@ -22,7 +22,14 @@ from chain.ledger.envelope import (
     read_claims,
     read_operation,
 )
-from chain.pbft.messages import Endorsement, ReplicaMessage, Signed, signed_bytes
+from chain.pbft.messages import (
+    Endorsement,
+    ReplicaMessage,
+    Signed,
+    decoded,
+    encode,
+    signed_bytes,
+)
 from chain.pbft.state_machine import VerifiedRequest
 from chain.quorum import REPLICAS_MAX
 
@@ -35,6 +42,7 @@ __all__ = [
     "open_item",
     "open_items",
     "read_item",
+    "request_of",
 ]
 
 ITEM_BYTES_MAX = COSE_BYTES_MAX + REPLICAS_MAX * 256
@@ -57,14 +65,13 @@ class Authenticated(msgspec.Struct, frozen=True, gc=False):
     endorsers: tuple[int, ...] = ()
 
 
-_encoder = msgspec.msgpack.Encoder()
 _items = msgspec.msgpack.Decoder(_Item)
-_messages = msgspec.msgpack.Decoder(ReplicaMessage)
+_messages: msgspec.msgpack.Decoder[ReplicaMessage] = msgspec.msgpack.Decoder(ReplicaMessage)
 
 
 def make_item(cose: bytes, endorsements: tuple[Signed, ...] = ()) -> bytes:
     """The bytes of a batch item."""
-    return _encoder.encode(_Item(cose, endorsements))
+    return encode(_Item(cose, endorsements))
 
 
 def cose_of(item: bytes) -> bytes:
@@ -85,7 +92,7 @@ def endorse(
     opened = authenticated.opened
     endorsers = [_endorsement(signed, opened.id).sender for signed in endorsements]
     item = make_item(_parts(request.item).cose, endorsements)
-    return _request(item, opened, membership.epoch, endorsers)
+    return request_of(item, opened, membership.epoch, endorsers)
 
 
 def open_items(
@@ -141,7 +148,7 @@ def _read_claims(
         text = f"signature of {sender} is not valid"
         claims.append(Claim(spki, data, signed.signature, "bad-endorsement", text))
         endorsers.append(sender)
-    return _request(item, opened, membership.epoch, endorsers), claims
+    return request_of(item, opened, membership.epoch, endorsers), claims
 
 
 def read_item(item: bytes, network: bytes) -> VerifiedRequest:
@@ -150,23 +157,17 @@ def read_item(item: bytes, network: bytes) -> VerifiedRequest:
     opened = read_operation(parts.cose, network)
     endorsements = [_endorsement(signed, opened.id) for signed in parts.endorsements]
     epoch = endorsements[0].epoch if endorsements else 0
-    return _request(item, opened, epoch, [each.sender for each in endorsements])
+    return request_of(item, opened, epoch, [each.sender for each in endorsements])
 
 
 def _parts(item: bytes) -> _Item:
     if len(item) > ITEM_BYTES_MAX:
         raise PeerFault("oversize", f"{len(item)} bytes, at most {ITEM_BYTES_MAX}")
-    try:
-        return _items.decode(item)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PeerFault("bad-item", str(error)) from error
+    return decoded(_items, item, "bad-item")
 
 
 def _endorsement(signed: Signed, request: bytes) -> Endorsement:
-    try:
-        message = _messages.decode(signed.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PeerFault("bad-endorsement", str(error)) from error
+    message = decoded(_messages, signed.body, "bad-endorsement")
     if not isinstance(message, Endorsement) or signed.attachment:
         raise PeerFault("bad-endorsement", "another kind of message")
     if message.request != request or not message.accepted:
@@ -174,7 +175,8 @@ def _endorsement(signed: Signed, request: bytes) -> Endorsement:
     return message
 
 
-def _request(item: bytes, opened: Opened, epoch: int, endorsers: list[int]) -> VerifiedRequest:
+def request_of(item: bytes, opened: Opened, epoch: int, endorsers: list[int]) -> VerifiedRequest:
+    """Raises PeerFault("bad-endorsement") unless endorsers are distinct and in order."""
     if endorsers != sorted(set(endorsers)):
         raise PeerFault("bad-endorsement", "members must be distinct and in order")
     operation = opened.operation

@@ -27,37 +27,20 @@ NULL_STEP_US = 1  # a null request's block is this much later than its parent
 
 
 class Ledger:
-    """The executed chain of one network, kept as its last head and the registry."""
+    """The executed chain of one network, kept as its last head and the registry. `head` is what
+    replicas sign; `height` and `time_us` (consensus time) are those of its block."""
 
     def __init__(self, genesis: Genesis, scheme: Scheme) -> None:
         self.genesis = genesis
         self.network = genesis.network
         self.registry = Registry(genesis)
         self._scheme = scheme
-        self._head = genesis_head(self.network, genesis.time_us)
-        self._head_hash = digest(self._head)
-        self._height = 0
-        self._time_us = genesis.time_us
+        self.head = genesis_head(self.network, genesis.time_us)
+        self.head_hash = digest(self.head)
+        self.height = 0
+        self.time_us = genesis.time_us
         self._root = EMPTY_ROOT
         self._broken = False
-
-    @property
-    def head(self) -> bytes:
-        """The last head as replicas sign it, `block.HEAD_BYTES` long."""
-        return self._head
-
-    @property
-    def head_hash(self) -> bytes:
-        return self._head_hash
-
-    @property
-    def height(self) -> int:
-        return self._height
-
-    @property
-    def time_us(self) -> int:
-        """Consensus time of the last block."""
-        return self._time_us
 
     @property
     def membership(self) -> Membership:
@@ -90,7 +73,7 @@ class Ledger:
         if len(requests) != len(proposal.items):
             raise Misuse(f"{len(requests)} requests for {len(proposal.items)} items")
         # A null request has time 0, and proposals of different views may meet out of order.
-        time_us = max(proposal.time_us, self._time_us + NULL_STEP_US)
+        time_us = max(proposal.time_us, self.time_us + NULL_STEP_US)
         items = [(request, digest(request.item)) for request in requests]
         return self._execute(proposal.seq, time_us, proposal.view, items, epoch)
 
@@ -104,10 +87,10 @@ class Ledger:
     ) -> Block:
         """`items`: each request and the SHA-256 of its batch item."""
         self._assert_not_broken()
-        if height != self._height + 1 or time_us <= self._time_us or epoch != self.membership.epoch:
+        if height != self.height + 1 or time_us <= self.time_us or epoch != self.membership.epoch:
             raise Misuse(
                 f"block {height} at {time_us} in epoch {epoch} does not follow "
-                f"{self._height} at {self._time_us} in epoch {self.membership.epoch}"
+                f"{self.height} at {self.time_us} in epoch {self.membership.epoch}"
             )
         records = []
         hashes = []
@@ -121,16 +104,16 @@ class Ledger:
             network=self.network,
             height=height,
             time_us=time_us,
-            parent=self._head_hash,
+            parent=self.head_hash,
             parent_root=self._root,
             root=merkle_root,
             epoch=epoch,
             view=view,
             count=len(records),
         ).encode()
-        self._head, self._head_hash, self._root = head, digest(head), merkle_root
-        self._height, self._time_us = height, time_us
-        self.registry.end_block(height, time_us, self._head_hash)
+        self.head, self.head_hash, self._root = head, digest(head), merkle_root
+        self.height, self.time_us = height, time_us
+        self.registry.end_block(height, time_us, self.head_hash)
         return Block(head, tuple(records))
 
     def append(self, block: Block, check_signatures: bool) -> None:
@@ -173,14 +156,14 @@ class Ledger:
         head = Head.decode(block.head)
         for field, found, wanted in (
             ("network", head.network, self.network),
-            ("height", head.height, self._height + 1),
-            ("parent", head.parent, self._head_hash),
+            ("height", head.height, self.height + 1),
+            ("parent", head.parent, self.head_hash),
             ("parent_root", head.parent_root, self._root),
             ("epoch", head.epoch, self.membership.epoch),
-            ("time_us", head.time_us > self._time_us, True),
+            ("time_us", head.time_us > self.time_us, True),
         ):
             if found != wanted:
-                raise PeerFault("bad-link", f"{field} of height {self._height + 1}")
+                raise PeerFault("bad-link", f"{field} of height {self.height + 1}")
         return head
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from chain.block import Block, Record
 from chain.errors import PeerFault
 from chain.ledger.envelope import Opened
-from chain.ledger.item import Authenticated
+from chain.ledger.item import request_of
 from chain.ledger.operations import Data
 from chain.ledger.statement import decode_leaf
 from chain.pbft.state_machine import VerifiedRequest
@@ -60,10 +60,4 @@ def read_pruned(leaf: bytes, network: bytes) -> VerifiedRequest:
         payload=b"",
     )
     opened = Opened(operation, statement.key or b"", statement.request)
-    return VerifiedRequest(
-        id=statement.request,
-        client=statement.node,
-        counter=statement.counter,
-        item=b"",
-        operation=Authenticated(opened),
-    )
+    return request_of(b"", opened, 0, [])

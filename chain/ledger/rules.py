@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from chain.keys import digest, node_id
 from chain.ledger import administration as admin
 from chain.ledger import admission, lifecycle
 from chain.ledger.identity import Identity
@@ -61,6 +62,19 @@ def _copied(*names: str) -> Callable[[Tables, Operand], Fields]:
     return lambda tables, operation: {name: getattr(operation, name) for name in names}
 
 
+def _about(node: Callable[[Operand], bytes]) -> Callable[[Tables, Operand], Fields]:
+    """The record is about another than its signer: `node` gives its node id, or the hash that names
+    a voucher, a root or a factory identity."""
+    return lambda tables, operation: {
+        "node": node(operation),
+        "by": operation.node,
+        "privilege": getattr(operation, "privilege", None),
+        "services": getattr(operation, "services", None),
+        "key": getattr(operation, "key", None),
+        "certificate": None,
+    }
+
+
 RULES: dict[type, Rule] = {
     Data: Rule(lifecycle.data_refusal, lifecycle.accept_data, _copied("service", "board")),
     OpenSession: Rule(lifecycle.open_refusal, lifecycle.open_session, _copied("service")),
@@ -72,19 +86,25 @@ RULES: dict[type, Rule] = {
         admin.revoke,
         admin.revoke_subject,
         admin.is_own,
-        admin.revoke_agreed,
+        admin.device_agreed,
     ),
-    Grant: Rule(admin.grant_refusal, admin.grant, admin.grant_subject, _never, admin.grant_agreed),
-    AddVoucher: Rule(admin.voucher_refusal, admin.add_voucher, admin.voucher_subject, _never),
+    Grant: Rule(
+        admin.grant_refusal, admin.grant, _about(lambda o: o.target), _never, admin.device_agreed
+    ),
+    AddVoucher: Rule(admin.voucher_refusal, admin.add_voucher, _about(lambda o: o.voucher), _never),
     WithdrawVoucher: Rule(
-        admin.withdraw_refusal, admin.withdraw_voucher, admin.voucher_subject, _never
+        admin.withdraw_refusal, admin.withdraw_voucher, _about(lambda o: o.voucher), _never
     ),
-    AddFactoryRoot: Rule(admin.root_refusal, admin.add_root, admin.voucher_subject, _never),
+    AddFactoryRoot: Rule(
+        admin.root_refusal, admin.add_root, _about(lambda o: digest(o.certificate)), _never
+    ),
     WithdrawFactoryRoot: Rule(
-        admin.no_root_refusal, admin.withdraw_root, admin.voucher_subject, _never
+        admin.no_root_refusal, admin.withdraw_root, _about(lambda o: o.root), _never
     ),
-    BarFactory: Rule(admin.bar_refusal, admin.bar, admin.voucher_subject, _never),
-    AddAdministrator: Rule(admin.admin_refusal, admin.add_admin, admin.admin_subject, _never),
+    BarFactory: Rule(admin.bar_refusal, admin.bar, _about(lambda o: o.factory), _never),
+    AddAdministrator: Rule(
+        admin.admin_refusal, admin.add_admin, _about(lambda o: node_id(o.key)), _never
+    ),
     AddReplica: Rule(admin.replica_refusal, admin.change_replicas, admin.replica_subject, _never),
     RemoveReplica: Rule(
         admin.replica_refusal, admin.change_replicas, admin.replica_subject, _never

@@ -10,7 +10,7 @@ Verification is in `chain.pbft.verify`; what messages mean is in `chain.pbft`.
 
 from __future__ import annotations
 
-from typing import Annotated, final
+from typing import Annotated, TypeVar, final
 
 import msgspec
 
@@ -51,12 +51,16 @@ __all__ = [
     "Subscribe",
     "ViewChange",
     "decode_body",
+    "decode_client",
     "decode_proposal",
     "decode_signed",
+    "decoded",
     "encode",
     "sign",
     "signed_bytes",
 ]
+
+_T = TypeVar("_T")
 
 LOG_WINDOW_MAX = 4096
 BATCH_ITEMS_MAX = 65_536
@@ -330,6 +334,7 @@ _encoder = msgspec.msgpack.Encoder()
 _signed_decoder = msgspec.msgpack.Decoder(Signed)
 _proposal_decoder = msgspec.msgpack.Decoder(Proposal)
 _body_decoder: msgspec.msgpack.Decoder[ReplicaMessage] = msgspec.msgpack.Decoder(ReplicaMessage)
+_client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -349,26 +354,29 @@ def sign(
     return Signed(body, signer.sign(signed_bytes(network, body)), attachment)
 
 
+def decoded(decoder: msgspec.msgpack.Decoder[_T], data: bytes, code: str) -> _T:
+    """Raises PeerFault(`code`) if the bytes are not what the decoder's type demands."""
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PeerFault(code, str(error)) from error
+
+
 def decode_signed(frame: bytes) -> Signed:
     """Raises PeerFault("bad-frame")."""
-    try:
-        return _signed_decoder.decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PeerFault("bad-frame", str(error)) from error
+    return decoded(_signed_decoder, frame, "bad-frame")
 
 
 def decode_body(body: bytes) -> ReplicaMessage:
     """Raises PeerFault("bad-body")."""
-    try:
-        return _body_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PeerFault("bad-body", str(error)) from error
+    return decoded(_body_decoder, body, "bad-body")
 
 
 def decode_proposal(data: bytes) -> Proposal:
     """Raises PeerFault("bad-proposal")."""
-    try:
-        proposal = _proposal_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PeerFault("bad-proposal", str(error)) from error
-    return proposal
+    return decoded(_proposal_decoder, data, "bad-proposal")
+
+
+def decode_client(frame: bytes) -> ClientMessage:
+    """Raises PeerFault("bad-frame")."""
+    return decoded(_client_decoder, frame, "bad-frame")

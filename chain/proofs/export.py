@@ -19,19 +19,16 @@ from __future__ import annotations
 from importlib import resources
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from chain.errors import Misuse
 from chain.genesis import Genesis, Membership
-from chain.keys import SIGNATURE_BYTES, digest, pem_of
+from chain.keys import der_of, digest, pem_of
 from chain.ledger.envelope import signed_content
 from chain.ledger.item import cose_of
 from chain.proofs.certificate import proof_of, verify_carrier
 from chain.proofs.proof import Inclusion, Proof, ProofVerifier
 
 __all__ = ["export_proof"]
-
-_HALF = SIGNATURE_BYTES // 2
 
 
 def export_proof(
@@ -61,7 +58,7 @@ def export_proof(
     }
     if item is not None and statement.by is None:  # the certified key itself asked for it
         content, signature = signed_content(cose_of(item))
-        files |= {"request.tbs": content, "request.der": _der(signature)}
+        files |= {"request.tbs": content, "request.der": der_of(signature)}
     if carrier is not None:
         verify_carrier(carrier, verifier)
         held = proof_of(x509.load_pem_x509_certificate(carrier))
@@ -86,15 +83,8 @@ def _inclusion(prefix: str, inclusion: Inclusion, members: Membership) -> dict[s
         f"{prefix}path.bin": b"".join(inclusion.path),
     }
     for seal in inclusion.seals:
-        files[f"{prefix}seal-{seal.replica}.der"] = _der(seal.signature)
+        files[f"{prefix}seal-{seal.replica}.der"] = der_of(seal.signature)
         spki = members.spki(seal.replica)
         assert spki is not None
         files[f"replica-{seal.replica}.pem"] = pem_of(spki)
     return files
-
-
-def _der(signature: bytes) -> bytes:
-    """An ECDSA-Sig-Value (RFC 3279) from r || s: what openssl reads."""
-    return encode_dss_signature(
-        int.from_bytes(signature[:_HALF], "big"), int.from_bytes(signature[_HALF:], "big")
-    )

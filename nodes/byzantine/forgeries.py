@@ -16,7 +16,6 @@ from chain.pbft.effects import Effect, Send
 from chain.pbft.messages import (
     Bodies,
     Checkpoint,
-    ClientMessage,
     Commit,
     Heads,
     NewView,
@@ -29,6 +28,7 @@ from chain.pbft.messages import (
     StatusMessage,
     ViewChange,
     decode_body,
+    decode_client,
     decode_proposal,
     encode,
 )
@@ -42,8 +42,6 @@ _SPAM_VOTES = 8
 _SPAM_VIEWS = 20
 _SPAM_SEQS = 200
 _FAR_SEQS = 64  # how far ahead a liar claims to be
-
-_client_messages = msgspec.msgpack.Decoder(ClientMessage)
 
 
 def to_half(actor: Misbehaviour, effect: Sent, one: list[Signed], other: list[Signed]) -> Acted:
@@ -249,7 +247,7 @@ def _spam_votes(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> A
 def false_seal(frame: bytes, signer: Signer) -> bytes:
     """What a lying replica sends to a gateway: in place of a seal, one of a head with another time,
     correctly signed. Other frames stay."""
-    seal = _client_messages.decode(frame)
+    seal = decode_client(frame)
     if not isinstance(seal, Seal):
         return frame
     true = Head.decode(seal.head)

@@ -24,7 +24,6 @@ from chain.pbft.inputs import Input, Received, Submitted
 from chain.pbft.message_filter import MessageFilter
 from chain.pbft.messages import (
     Busy,
-    ClientMessage,
     Denied,
     Endorsement,
     EndorseRequest,
@@ -33,6 +32,7 @@ from chain.pbft.messages import (
     Submit,
     Subscribe,
     decode_body,
+    decode_client,
     decode_signed,
 )
 from chain.pbft.replica import Replica
@@ -58,7 +58,6 @@ class Superfluous(msgspec.Struct, frozen=True):
 # A frame after verification: what it was, or why it is refused.
 Verified = Received[ReplicaMessage] | VerifiedRequest | Subscribe | Superfluous | PeerFault
 
-_client_messages = msgspec.msgpack.Decoder(ClientMessage)
 _MEMBERSHIPS_MAX = 64  # past epochs whose messages can still be verified
 _NOT_BLAMED = "unknown-epoch"
 _SUPERFLUOUS = Superfluous()
@@ -282,10 +281,7 @@ class Service:
                 trace.request(Hop.VERIFIED, one.id, now_ns, view, epoch)
 
     def _read_client(self, frame: bytes) -> Submit | Subscribe:
-        try:
-            message = _client_messages.decode(frame)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise PeerFault("bad-frame", str(error)) from error
+        message = decode_client(frame)
         if isinstance(message, Submit | Subscribe):
             return message
         raise PeerFault("bad-frame", "only replicas send this")

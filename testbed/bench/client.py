@@ -9,13 +9,11 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from chain.block import Block
 from chain.genesis import Genesis
 from chain.keys import Es256, digest
 from chain.ledger.item import make_item, read_item
-from chain.pbft.messages import Busy, ClientMessage, Denied, Seal, Submit, Subscribe, encode
+from chain.pbft.messages import Busy, Denied, Seal, Submit, Subscribe, decode_client, encode
 from chain.proofs.client import FinalityTracker
 from nodes.config import certificate_der
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE
@@ -32,8 +30,6 @@ RETRY_S_MAX = 8.0  # doubled each time: every replica works for it, which slows 
 
 # The answer to a request that we sent twice because its block was still on the way to us.
 _EXECUTED = ("done", "replay")
-
-_messages = msgspec.msgpack.Decoder(ClientMessage)
 
 
 class Denial(Exception):
@@ -193,7 +189,7 @@ class Client:
         self._wire.flush()
 
     def _heard(self, party: Party, frame: bytes) -> None:
-        match _messages.decode(frame):
+        match decode_client(frame):
             case Seal() as seal if seal.replica == party:
                 self._sealed(seal)
             case Denied(request=request, reason=reason) if reason not in _EXECUTED:

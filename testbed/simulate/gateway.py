@@ -14,7 +14,7 @@ from chain.errors import PeerFault
 from chain.genesis import Genesis, Membership
 from chain.keys import Scheme
 from chain.ledger.ledger import Ledger
-from chain.pbft.messages import ClientMessage, Seal, Submit, Subscribe, encode
+from chain.pbft.messages import Seal, Submit, Subscribe, decode_client, encode
 from chain.proofs.client import Final, FinalityTracker
 from testbed.simulate.timeline import Timeline
 
@@ -23,8 +23,6 @@ __all__ = ["Gateway"]
 _TICK_US = 400_000
 RETRY_US_MAX = 3_200_000
 WAITING_MAX = 256
-
-_messages = msgspec.msgpack.Decoder(ClientMessage)
 
 
 class _Waiting(msgspec.Struct):
@@ -121,7 +119,7 @@ class Gateway:
         self._timeline.after(_TICK_US, self._tick)
 
     def receive(self, replica: int, frame: bytes) -> None:
-        seal = _messages.decode(frame)
+        seal = decode_client(frame)
         if not isinstance(seal, Seal) or seal.replica != replica:
             return
         self._views[replica] = seal.view

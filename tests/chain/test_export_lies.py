@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from chain.block import Head
 from chain.errors import PeerFault
 from chain.genesis import Genesis
-from chain.keys import Es256, digest, pem_of
+from chain.keys import Es256, der_of, digest, pem_of
 from chain.ledger.envelope import sign_operation, signed_content
 from chain.ledger.item import cose_of
 from chain.ledger.operations import Grant, RemoveReplica, Revoke
 from chain.ledger.statement import Statement, decode_leaf, encode_leaf
 from chain.merkle import leaf_hash
 from chain.proofs.certificate import carrier_certificate, proof_of, verify_carrier
-from chain.proofs.export import _der, _inclusion, export_proof
+from chain.proofs.export import _inclusion, export_proof
 from chain.proofs.proof import HeadSeal, Inclusion, Proof, ProofVerifier, make_inclusion
 from tests.chain.registry_support import renewal
 from tests.chain.test_export import FILES, WORLD, resummed, run
@@ -191,7 +191,7 @@ def bundle(world: World, device: Device, **extra: bytes) -> dict[str, bytes]:
         "device-key.pem": pem_of(device.signer.public),
         "verify.sh": SCRIPT.read_bytes(),
         "request.tbs": content,
-        "request.der": _der(signature),
+        "request.der": der_of(signature),
         **_inclusion("", record, world.genesis.membership),
         **extra,
     }
@@ -225,7 +225,7 @@ def forged(
         "device-key.pem": pem_of(device.signer.public),
         "verify.sh": SCRIPT.read_bytes(),
         "request.tbs": content,
-        "request.der": _der(signature),
+        "request.der": der_of(signature),
     }
 
 
@@ -252,7 +252,7 @@ def sealed(world: World, leaf: bytes, signers: dict[str, Any], epoch: int = 0) -
     }
     for name, key in signers.items():
         files |= {
-            f"seal-{name}.der": _der(key.sign(head)),
+            f"seal-{name}.der": der_of(key.sign(head)),
             f"replica-{name}.pem": pem_of(key.public),
         }
     return files
