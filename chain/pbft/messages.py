@@ -83,6 +83,11 @@ class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     signature: Signature
     attachment: bytes = b""
 
+    @property
+    def bare(self) -> Signed:
+        """Without the attachment."""
+        return Signed(self.body, self.signature)
+
 
 class Proposal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a sequence number is proposed to hold; its digest is what replicas vote on.

@@ -237,8 +237,7 @@ def _accept_next(s: ReplicaState) -> bool:
     digest = offer.message.digest
     if digest not in slot.batches:
         slot.batches[digest] = offer.content
-    bare = Signed(offer.signed.body, offer.signed.signature)
-    _accept(s, slot, Accepted(offer.message.view, digest, bare))
+    _accept(s, slot, Accepted(offer.message.view, digest, offer.signed.bare))
     return True
 
 
@@ -341,7 +340,6 @@ def propose(s: ReplicaState, requests: list[VerifiedRequest]) -> None:
     view.proposed_us = s.now_us
     s.observe("proposed", seq)
     # `_accept` cannot go on to COMMIT here, because nobody votes before this PRE-PREPARE leaves.
-    bare = Signed(signed.body, signed.signature)
-    _accept(s, slot, Accepted(view.number, digest, bare))
+    _accept(s, slot, Accepted(view.number, digest, signed.bare))
     s.out.append(Broadcast(signed))
     view.next_seq += 1

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, assert_never
 
 from chain.errors import Misuse
-from chain.genesis import Consensus, Membership
-from chain.keys import Signer
+from chain.genesis import Membership
 from chain.pbft import (
     checkpoint,
     normal,
@@ -49,12 +48,10 @@ from chain.pbft.messages import (
     Prepare,
     PrePrepare,
     ReplicaMessage,
-    Signed,
     StatusMessage,
     ViewChange,
 )
 from chain.pbft.state import ReplicaState
-from chain.pbft.state_machine import StateMachine
 
 __all__ = ["Replica"]
 
@@ -86,42 +83,12 @@ _OF_ANY_EPOCH: dict[type, _Handler] = {
 class Replica:
     """The pure core. Deterministic in its arguments and inputs; holds no clock and no randomness.
 
-    `me`: own replica id (need not be a member yet: a replica that is being added follows).
-    `membership`: the membership that decided the block `executed` (epoch 0 at genesis).
-    `pending`: the next epoch's membership, if a block up to `executed` has decided it and it did
-    not decide `executed` itself (it decides the first block after the next checkpoint).
-    `holds`: whether a statement has a valid signature of its sender (`verify.Verifier.holds`).
-    `executed`: (height, head hash, block time in microseconds) of the last block in the ledger.
-    `durable`: everything persisted and not forgotten, in any order (see `effects.Durable`).
+    `state` is a new one. `durable`: everything persisted and not forgotten, in any order (see
+    `effects.Durable`).
     """
 
-    def __init__(
-        self,
-        me: int,
-        membership: Membership,
-        consensus: Consensus,
-        network: bytes,
-        signer: Signer,
-        *,
-        state_machine: StateMachine,
-        holds: Callable[[Signed], bool],
-        executed: tuple[int, bytes, int],
-        durable: Sequence[Durable] = (),
-        pending: Membership | None = None,
-    ) -> None:
-        if pending is not None and pending.epoch != membership.epoch + 1:
-            raise Misuse(f"pending epoch {pending.epoch} does not follow {membership.epoch}")
-        self._s = ReplicaState(
-            me,
-            membership,
-            consensus,
-            network,
-            signer,
-            state_machine=state_machine,
-            holds=holds,
-            executed=executed,
-            pending=pending,
-        )
+    def __init__(self, state: ReplicaState, durable: Sequence[Durable] = ()) -> None:
+        self._s = state
         self._started = False
         recovery.restore(self._s, durable)
 

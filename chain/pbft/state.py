@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from chain.errors import Misuse
 from chain.genesis import Consensus, Membership
 from chain.keys import Signer
 from chain.pbft.effects import (
@@ -60,6 +61,14 @@ class Peer(msgspec.Struct):
 
 
 class ReplicaState:
+    """`me`: own replica id (need not be a member yet: a replica that is being added follows).
+    `membership`: the membership that decided the block `executed` (epoch 0 at genesis).
+    `pending`: the next epoch's membership, if a block up to `executed` has decided it and it did
+    not decide `executed` itself (it decides the first block after the next checkpoint).
+    `holds`: whether a statement has a valid signature of its sender (`verify.Verifier.holds`).
+    `executed`: (height, head hash, block time in microseconds) of the last block in the ledger.
+    """
+
     def __init__(
         self,
         me: int,
@@ -71,8 +80,10 @@ class ReplicaState:
         state_machine: StateMachine,
         holds: Callable[[Signed], bool],
         executed: tuple[int, bytes, int],
-        pending: Membership | None,
+        pending: Membership | None = None,
     ) -> None:
+        if pending is not None and pending.epoch != membership.epoch + 1:
+            raise Misuse(f"pending epoch {pending.epoch} does not follow {membership.epoch}")
         self.me = me
         self.consensus = consensus
         self.network = network
@@ -196,14 +207,9 @@ class ReplicaState:
         if culprit == self.me or key in self._accused or len(self._accused) >= ACCUSATIONS_MAX:
             return
         self._accused.add(key)
-        self.out.append(Accuse(culprit, reason, _bare(first), second and _bare(second)))
+        self.out.append(Accuse(culprit, reason, first.bare, second and second.bare))
 
     def accuse_equivocation(self, fact: Equivocation) -> None:
         """Needs two valid signatures: nobody else could check a COMMIT that has none."""
         if self.holds(fact.first) and self.holds(fact.second):
             self.accuse(fact.culprit, f"equivocation-{fact.what}", fact.first, fact.second)
-
-
-def _bare(signed: Signed) -> Signed:
-    """The frame without its attachment, which the digest in the body binds."""
-    return Signed(signed.body, signed.signature) if signed.attachment else signed

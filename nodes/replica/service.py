@@ -36,6 +36,7 @@ from chain.pbft.messages import (
     decode_signed,
 )
 from chain.pbft.replica import Replica
+from chain.pbft.state import ReplicaState
 from chain.pbft.state_machine import VerifiedRequest
 from chain.pbft.verify import Verifier
 from gateway.hops import NO_TRACE, Hop, Trace
@@ -101,7 +102,7 @@ class Service:
         self._verifier = Verifier(
             self._network, scheme, self._membership, self._verify_items, newest.epoch
         )
-        self.core = Replica(
+        state = ReplicaState(
             me,
             decided_by,
             genesis.consensus,
@@ -110,9 +111,9 @@ class Service:
             state_machine=self.ledger,
             holds=self._verifier.holds,
             executed=(self.ledger.height, self.ledger.head_hash, self.ledger.time_us),
-            durable=store.facts(),
             pending=newest if newest.epoch != decided_by.epoch else None,
         )
+        self.core = Replica(state, store.facts())
         self._endorser = Endorser(
             me,
             self._network,

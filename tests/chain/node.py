@@ -46,6 +46,7 @@ from chain.pbft.messages import (
     decode_signed,
 )
 from chain.pbft.replica import Replica
+from chain.pbft.state import ReplicaState
 from chain.pbft.verify import Verifier
 from tests.chain.fakes import NETWORK, FakeScheme, Ledger, open_items, sign, signer_of
 
@@ -86,7 +87,7 @@ class Node:
         self.inbox: list[Input] = []
         ledger = self.ledger
         self.verifier = Verifier(NETWORK, FakeScheme(), ledger.memberships.get, open_items)
-        self.replica = Replica(
+        state = ReplicaState(
             self.me,
             ledger.membership,
             self.cluster.consensus,
@@ -95,9 +96,9 @@ class Node:
             state_machine=ledger,
             holds=self.verifier.holds,
             executed=ledger.tip,
-            durable=list(self.store.values()),
             pending=ledger.pending,
         )
+        self.replica = Replica(state, list(self.store.values()))
 
     @property
     def now_us(self) -> int:

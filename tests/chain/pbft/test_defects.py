@@ -35,6 +35,7 @@ from chain.pbft.messages import (
 )
 from chain.pbft.pool import CLIENT_WAITING_MAX
 from chain.pbft.replica import Replica
+from chain.pbft.state import ReplicaState
 from tests.chain.cluster import SMALL, Cluster
 from tests.chain.fakes import NETWORK, item, open_item, sign, signer_of
 
@@ -259,7 +260,7 @@ def test_a_slow_primary_is_replaced_or_fills_its_batches() -> None:
     cluster = Cluster()
     slow = cluster.nodes[0]
     mean = msgspec.structs.replace(SMALL, batch_requests_max=1, pipeline_window=1)
-    slow.replica = Replica(
+    state = ReplicaState(
         0,
         slow.ledger.membership,
         mean,
@@ -269,6 +270,7 @@ def test_a_slow_primary_is_replaced_or_fills_its_batches() -> None:
         holds=slow.verifier.holds,
         executed=slow.ledger.tip,
     )
+    slow.replica = Replica(state)
     slow.start()
     cluster.delay = lambda source, to: 900_000 if source == 0 else 1_000
     cluster.request(*(f"r{number}" for number in range(40)), to=range(4))
