@@ -7,9 +7,9 @@ A process notes when a sampled request or a block was at each hop. The file is `
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Final
 
-__all__ = ["NO_TRACE", "REQUEST_HOPS", "Hop", "NoTrace", "Trace", "request_key"]
+__all__ = ["NO_TRACE", "REQUEST_HOPS", "Hop", "Trace", "request_key"]
 
 
 class Hop(IntEnum):
@@ -76,14 +76,15 @@ def request_key(request: bytes) -> int:
     return int.from_bytes(request[:_KEY_BYTES], "big")
 
 
-class Trace(Protocol):
-    """Where hops are noted. Times are ns of the machine's monotonic clock; 0 stands for now. `view`
-    and `epoch` are the replica's, 0 in other processes."""
+class Trace:
+    """Where hops are noted; this one notes nothing. Times are ns of the machine's monotonic clock;
+    0 stands for now. `view` and `epoch` are the replica's, 0 in other processes."""
 
-    on: bool
+    on = False
     """Whether anything is noted. Callers for whom a note means work ask first."""
 
-    def now_ns(self) -> int: ...
+    def now_ns(self) -> int:
+        return 0
 
     def request(
         self, hop: Hop, request: bytes, at_ns: int = 0, view: int = 0, epoch: int = 0
@@ -100,27 +101,4 @@ class Trace(Protocol):
         """Writes what is left."""
 
 
-class NoTrace:
-    """Notes nothing."""
-
-    on = False
-
-    def now_ns(self) -> int:
-        return 0
-
-    def request(
-        self, hop: Hop, request: bytes, at_ns: int = 0, view: int = 0, epoch: int = 0
-    ) -> None:
-        pass
-
-    def block(self, hop: Hop, height: int, at_ns: int = 0, view: int = 0, epoch: int = 0) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-NO_TRACE: Final = NoTrace()
+NO_TRACE: Final = Trace()

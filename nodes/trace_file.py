@@ -46,9 +46,9 @@ class Mark(IntEnum):
     """Key: how many records found no room since the last START, or could not be written."""
 
 
-class TraceFile:
-    """Implements `gateway.hops.Trace`. Of the requests, one in `every` is noted: the same ones in
-    all processes, chosen by their ids. Called by one thread only.
+class TraceFile(Trace):
+    """Of the requests, one in `every` is noted: the same ones in all processes, chosen by their
+    ids. Called by one thread only.
 
     Losing records must not stop a process: after a write error they are dropped and counted.
     """
@@ -65,7 +65,7 @@ class TraceFile:
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """Raises OSError if the file cannot be made."""
-        self.now_ns = monotonic_ns
+        self._monotonic_ns = monotonic_ns
         self._wall_ns = wall_ns
         self._every = every
         self._buffer = bytearray(RECORD.size * _BUFFER_RECORDS)
@@ -83,6 +83,9 @@ class TraceFile:
         boot = UUID(known).bytes if (known := boot_id()) != "unknown" else bytes(16)
         self._add(Mark.START, 0, 0, self.now_ns(), every)
         self._add(Mark.BOOT, 0, 0, int.from_bytes(boot[:8], "big"), int.from_bytes(boot[8:], "big"))
+
+    def now_ns(self) -> int:
+        return self._monotonic_ns()
 
     def request(
         self, hop: Hop, request: bytes, at_ns: int = 0, view: int = 0, epoch: int = 0

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from chain.block import Head
-from gateway.hops import NO_TRACE, Hop, NoTrace, Trace
+from gateway.hops import NO_TRACE, Hop, Trace
 from nodes.events import NoEvents
 from nodes.replica.phases import Phases
 from tests.nodes.test_service import Bus, StoppableClock
@@ -23,7 +23,7 @@ BLOCK = [
 ]
 
 
-class Kept(NoTrace):
+class Kept(Trace):
     """Keeps what is noted: (hop, height or id, time, view, epoch)."""
 
     on = True

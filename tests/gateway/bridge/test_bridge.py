@@ -25,7 +25,7 @@ from gateway.bridge.edge import (
 )
 from gateway.broker.credentials import open_password
 from gateway.broker.security import device_password
-from gateway.hops import Hop, NoTrace
+from gateway.hops import Hop, Trace
 from gateway.limits import RateLimiter
 from gateway.mqtt.topics import Up
 from nodes.edge_config import GatewayLimits
@@ -78,7 +78,7 @@ def test_no_replica_hears_of_a_request_before_it_is_on_disk(gate: Gate) -> None:
     assert [each for each, _ in gate.submitted] == [cose]
 
 
-class Hops(NoTrace):
+class Hops(Trace):
     on = True
 
     def __init__(self) -> None:
