@@ -24,7 +24,7 @@ from msgspec import inspect
 
 from chain.errors import Misuse, PeerFault
 
-__all__ = ["Codec", "encode_unsigned"]
+__all__ = ["Codec", "array_head", "encode_unsigned"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 Reader = Callable[[bytes, int], tuple[Any, int]]
@@ -97,8 +97,13 @@ def _write_boolean(value: bool) -> bytes:
     return b"\xf5" if value else b"\xf4"
 
 
+def array_head(count: int) -> bytes:
+    """What stands before the items of an array."""
+    return _head(_ARRAY, count)
+
+
 def _write_array(values: tuple[Any, ...]) -> bytes:
-    return _head(_ARRAY, len(values)) + b"".join([_WRITERS[type(v)](v) for v in values])
+    return array_head(len(values)) + b"".join([_WRITERS[type(v)](v) for v in values])
 
 
 @cache

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from chain.errors import Misuse
@@ -17,14 +16,10 @@ from chain.errors import Misuse
 __all__ = ["SHARES", "LogLimit", "RateLimiter", "TokenBucket"]
 
 
-@dataclass(slots=True)
 class TokenBucket:
     """`burst` tokens at first and `rate_per_s` more each second, never more than `burst`."""
 
-    rate_per_s: float
-    burst: float
-    tokens: float
-    filled_at_s: float
+    __slots__ = ("burst", "filled_at_s", "rate_per_s", "tokens")
 
     def __init__(self, rate_per_s: float, burst: float, now_s: float) -> None:
         if rate_per_s <= 0 or burst < 1:

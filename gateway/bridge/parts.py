@@ -3,6 +3,7 @@ packet, and put together again."""
 
 from __future__ import annotations
 
+from chain.canonical import array_head
 from chain.errors import PeerFault
 from chain.proofs.client import BlockRange, encode_range
 from chain.proofs.proof import Inclusion
@@ -18,14 +19,7 @@ def join(start: int, blocks: list[bytes], epochs: tuple[Inclusion, ...] = ()) ->
     """An encoded `BlockRange` of encoded blocks."""
     empty = encode_range(BlockRange(start=start, blocks=(), epochs=epochs or None))
     before, after = empty.split(_NO_BLOCKS, maxsplit=1)
-    return before + _NO_BLOCKS[:-1] + _array_head(len(blocks)) + b"".join(blocks) + after
-
-
-def _array_head(count: int) -> bytes:
-    """The head of a CBOR array of at most RANGE_BLOCKS_MAX items."""
-    if count < 24:
-        return bytes((0x80 | count,))
-    return bytes((0x98, count)) if count < 256 else b"\x99" + count.to_bytes(2, "big")
+    return before + _NO_BLOCKS[:-1] + array_head(len(blocks)) + b"".join(blocks) + after
 
 
 def split(start: int, stop: int, tip: int, data: bytes) -> list[Part]:

@@ -158,7 +158,7 @@ class Door:
             commands = [None]
         answers = []
         for command in commands:
-            refused = self.store.apply(command, save=False)
+            refused = self.store.apply(command)
             shown = command if isinstance(command, dict) else {}
             answer = {"command": str(shown.get("command", ""))[:40]}
             if "correlationData" in shown:

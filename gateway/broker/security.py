@@ -125,6 +125,6 @@ def write_security(path: Path, net: str, users: Iterable[User]) -> None:
     store = SecurityStore(path)
     for user in users:
         for command in create_commands(user, net):
-            refused = store.apply(command, save=False)
+            refused = store.apply(command)
             assert refused is None, refused
     store.save()

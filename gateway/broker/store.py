@@ -153,16 +153,12 @@ class SecurityStore:
             for grant in self._grants.get(ref.rolename, ())
         )
 
-    def apply(self, raw: object, *, save: bool = True) -> str | None:
-        """Does one command: None if done, else why not. With `save`, it is on disk on return."""
+    def apply(self, raw: object) -> str | None:
+        """Does one command: None if done, else why not. It is not on disk yet."""
         try:
-            command = msgspec.convert(raw, _Command)
-            refused = self._do(command)
+            return self._do(msgspec.convert(raw, _Command))
         except ValueError as error:
             return f"Invalid command: {error}"
-        if refused is None and save:
-            self.save()
-        return refused
 
     def _do(self, command: _Command) -> str | None:
         match command.command:

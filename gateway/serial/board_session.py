@@ -26,6 +26,7 @@ from gateway.serial.session import (
     kinds_of_host,
     name_chars_max,
     reading_fields,
+    stray,
     values_max,
 )
 from gateway.serial.tinycbor import CborError, decode, encode
@@ -139,13 +140,7 @@ class BoardSession(End):
         self._out.extend(encode_frame(body, no_tag))
 
     def _on_frame(self, frame: Frame, now_ms: int) -> "list[Any]":
-        refusal = ""
-        if frame.suite != suite_hmac:
-            refusal = "bad-suite"
-        elif frame.kind in kinds_of_board:
-            refusal = "reflected"
-        elif frame.kind not in kinds_of_host:
-            refusal = "bad-kind"
+        refusal = stray(frame, kinds_of_board, kinds_of_host)
         if refusal:
             return self._refuse(refusal)
         try:

@@ -32,6 +32,7 @@ from gateway.serial.session import (
     kinds_of_host,
     name_chars_max,
     reading_of,
+    stray,
 )
 from gateway.serial.tinycbor import CborError, decode, encode
 
@@ -182,13 +183,7 @@ class HostSession(End):
             self.start(now_ms)
 
     def _on_frame(self, frame: Frame, now_ms: int) -> list[Any]:
-        refusal = ""
-        if frame.suite != suite_hmac:
-            refusal = "bad-suite"
-        elif frame.kind in kinds_of_host:
-            refusal = "reflected"
-        elif frame.kind not in kinds_of_board:
-            refusal = "bad-kind"
+        refusal = stray(frame, kinds_of_host, kinds_of_board)
         if refusal:
             return self._refuse(refusal)
         try:

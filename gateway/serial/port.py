@@ -1,6 +1,6 @@
-"""Finding and opening the serial port that a board is plugged into.
+"""Opening the serial port that a board is plugged into.
 
-A port is found by a stable name or by a USB serial number. Then the board proves its key
+A port has a stable name (`testbed.boards` finds it). Then the board proves its key
 (`host_session`). So swapped cables cause a refusal and never mix up two boards.
 """
 
@@ -13,9 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import serial
-from serial.tools import list_ports
-
-from chain.errors import Misuse
 
 __all__ = ["BoardPort", "PortFault"]
 
@@ -32,35 +29,17 @@ class PortFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BoardPort:
-    """Where a board is plugged in: either `path` (a stable name, as in /dev/serial/by-id) or
-    `usb_serial`. `reset_on_open` pulses DTR and RTS.
+    """Where a board is plugged in: a stable name, as in /dev/serial/by-id. `reset_on_open` pulses
+    DTR and RTS.
     """
 
-    path: str | None = None
-    usb_serial: str | None = None
+    path: str
     baud: int = 115_200
     reset_on_open: bool = False
 
-    def __post_init__(self) -> None:
-        if (self.path is None) == (self.usb_serial is None):
-            raise Misuse("a board's port needs either a path or a USB serial number")
-
-    def locate(self) -> str:
-        """The device to open now. Raises PortFault unless there is exactly one."""
-        if self.path is not None:
-            return self.path
-        found = [str(port.device) for port in list_ports.comports() if self._is_ours(port)]
-        if len(found) != 1:
-            reason = "ambiguous" if found else "absent"
-            raise PortFault(reason, f"USB serial {self.usb_serial}: {found or 'no such port'}")
-        return found[0]
-
-    def _is_ours(self, port: object) -> bool:
-        return getattr(port, "serial_number", None) == self.usb_serial
-
     def open(self) -> serial.Serial:
         """The port, non-blocking, locked for this process, without old data. Raises PortFault."""
-        path = self.locate()
+        path = self.path
         try:
             line = serial.Serial(path, self.baud, timeout=0, exclusive=True)
         except serial.SerialException as error:

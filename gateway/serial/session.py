@@ -21,7 +21,7 @@ the caller's steady clock. Keys and tags are in `seal`, bytes are in `frames`, t
 """
 
 from gateway.serial.frames import Frame, FrameDecoder
-from gateway.serial.seal import Channel, Mac, key_bytes, same
+from gateway.serial.seal import Channel, Mac, key_bytes, same, suite_hmac
 from gateway.serial.tinycbor import CborError, encode
 
 TYPE_CHECKING = False  # MicroPython has no `typing`; mypy treats this name as true.
@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Attempt", "Connected", "End", "Reading", "Refused", "reading_fields", "reading_of"]
+__all__ = [
+    "Attempt",
+    "Connected",
+    "End",
+    "Reading",
+    "Refused",
+    "reading_fields",
+    "reading_of",
+    "stray",
+]
 
 kind_hello = 1
 kind_board = 2
@@ -175,6 +184,15 @@ class End:
         if self._earlier is not None and self._earlier.wrote(frame):
             return "old-session"
         return "no-session" if channel is None else "bad-tag"
+
+
+def stray(frame: Frame, own: tuple[int, ...], peers: tuple[int, ...]) -> str:
+    """Why the end that sends the kinds `own` does not take this frame: "" if its peer sends it."""
+    if frame.suite != suite_hmac:
+        return "bad-suite"
+    if frame.kind in own:
+        return "reflected"
+    return "" if frame.kind in peers else "bad-kind"
 
 
 def reading_fields(reading: Reading) -> "list[Any]":

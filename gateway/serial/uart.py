@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 import serial
 
 from gateway.serial.frames import LineSplitter
-from gateway.serial.host_session import Event, HostSession, Taken, Timing
+from gateway.serial.host_session import Event, HostSession, Taken
 from gateway.serial.port import BoardPort, PortFault
 from gateway.serial.session import Connected
 
@@ -44,8 +44,8 @@ class Disconnected:
 @dataclass(frozen=True, slots=True)
 class Gap:
     """The line is back after `seconds`. `reason` is why it was lost at first: `absent`, `busy`,
-    `hangup`, `silent`, `no-answer`, `wrong-board`, `bad-proof`, `key-version`, `boot-rollback`,
-    `ambiguous` or `port`.
+    `hangup`, `silent`, `no-answer`, `wrong-board`, `bad-proof`, `key-version`, `boot-rollback` or
+    `port`.
     """
 
     reason: str
@@ -72,45 +72,34 @@ class HighestStore(Protocol):
 
 
 def monotonic_ms() -> int:
-    """The default clock of sessions: steady, in ms."""
+    """The clock of sessions: steady, in ms."""
     return time.monotonic_ns() // 1_000_000
 
 
 class BoardLink:
     """The link to one board while `run` runs. It survives whatever happens to the cable.
 
-    `on_event` is called in the event loop's thread and must not block. A reading is taken when
-    `on_event` and then `store.save` have returned. A crash between the two delivers the reading
-    again, so the caller's own record of (boot, number) must be idempotent. An exception from
-    `on_event` ends `run`.
+    `new_session(highest)` makes the session of a port that was opened; `highest` is what `store`
+    holds. `on_event` is called in the event loop's thread and must not block. A reading is taken
+    when `on_event` and then `store.save` have returned. A crash between the two delivers the
+    reading again, so the caller's own record of (boot, number) must be idempotent. An exception
+    from `on_event` ends `run`.
     """
 
     def __init__(
         self,
         port: BoardPort,
         *,
-        host_id: str,
-        board_id: str,
-        key: bytes,
-        key_version: int,
+        new_session: Callable[[tuple[int, int]], HostSession],
         store: HighestStore,
         on_event: Callable[[BoardEvent], None],
         tap: Tap | None = None,
-        timing: Timing | None = None,
-        clock_ms: Callable[[], int] = monotonic_ms,
-        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._port = port
-        self._host_id = host_id
-        self._board_id = board_id
-        self._key = key
-        self._key_version = key_version
+        self._new_session = new_session
         self._store = store
         self._on_event = on_event
         self._tap = tap
-        self._timing = timing
-        self._clock_ms = clock_ms
-        self._random = random
         # When and why the line was lost.
         self._gap: tuple[int, str] | None = None
         self._reason = ""
@@ -128,7 +117,7 @@ class BoardLink:
         """Runs until cancelled."""
         wait_ms = reopen_ms_min
         while True:
-            lost_ms = self._clock_ms()
+            lost_ms = monotonic_ms()
             try:
                 line = self._port.open()
             except PortFault as fault:
@@ -140,27 +129,17 @@ class BoardLink:
                     line.close()
                 if was_up:
                     wait_ms = reopen_ms_min
-                    lost_ms = self._clock_ms()
+                    lost_ms = monotonic_ms()
             self._lose(lost_ms, reason)
             await asyncio.sleep(wait_ms / 1000)
             wait_ms = min(2 * wait_ms, reopen_ms_max)
 
     async def _hold(self, line: serial.Serial) -> tuple[str, bool]:
         """Exchanges frames until the line is lost: (why, whether the board had proved its key)."""
-        session = HostSession(
-            host_id=self._host_id,
-            board_id=self._board_id,
-            key=self._key,
-            key_version=self._key_version,
-            random=self._random,
-            highest=self._store.load(),
-            timing=self._timing,
-        )
-        self._session = session
+        self._session = session = self._new_session(self._store.load())
         talk = _Talk(
             descriptor=line.fileno(),
             session=session,
-            clock_ms=self._clock_ms,
             deliver=self._deliver,
             store=self._store,
             tap=self._tap,
@@ -184,7 +163,7 @@ class BoardLink:
             since_ms, reason = self._gap
             self._gap = None
             self._reason = ""
-            self._on_event(Gap(reason, (self._clock_ms() - since_ms) / 1000))
+            self._on_event(Gap(reason, (monotonic_ms() - since_ms) / 1000))
         self._on_event(event)
 
 
@@ -209,14 +188,12 @@ class _Talk:
         *,
         descriptor: int,
         session: HostSession,
-        clock_ms: Callable[[], int],
         deliver: Callable[[Event], None],
         store: HighestStore,
         tap: Tap | None,
     ) -> None:
         self._descriptor = descriptor
         self._session = session
-        self._clock_ms = clock_ms
         self._deliver = deliver
         self._store = store
         self._from_board = _Cut("from-board", tap) if tap else None
@@ -228,7 +205,7 @@ class _Talk:
     async def until_lost(self) -> str:
         """Returns why the line was lost. Raises what a callback raised."""
         self._loop.add_reader(self._descriptor, self._guarded, self._read)
-        self._session.start(self._clock_ms())
+        self._session.start(monotonic_ms())
         self._guarded(self._write)
         while not self._lost.done():
             await asyncio.wait([self._lost], timeout=tick_ms / 1000)
@@ -257,7 +234,7 @@ class _Talk:
             self._lost.set_result(reason)
 
     def _tick(self) -> None:
-        reason = self._session.tick(self._clock_ms())
+        reason = self._session.tick(monotonic_ms())
         if reason is not None:
             self._lose(reason)
         self._write()
@@ -275,7 +252,7 @@ class _Talk:
         if self._from_board:
             self._from_board.pass_on(data)
         highest: tuple[int, int] | None = None
-        for event in self._session.receive(data, self._clock_ms()):
+        for event in self._session.receive(data, monotonic_ms()):
             self._deliver(event)
             if isinstance(event, Taken):
                 highest = event.reading.id

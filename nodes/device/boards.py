@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from chain.ledger.operations import EnrolBoard
 from chain.ledger.possession import board_node, board_statement
 from chain.ledger.statement import OK
 from gateway.bridge.outbox import OutboxFullError
-from gateway.serial.host_session import Console, Taken
+from gateway.serial.host_session import Console, HostSession, Taken
 from gateway.serial.port import BoardPort
 from gateway.serial.session import Connected
 from gateway.serial.session import Refused as RefusedFrame
@@ -106,13 +107,22 @@ class _Line(msgspec.Struct, frozen=True):
         config, name = self.config, self.config.name
         store = _Highest(self.state / f"{name}.highest.json", lambda: self.sender.taken(name))
         began = _RunStart(since_ns, store)
+        key = Path(config.key).read_bytes()
+
+        def new_session(highest: tuple[int, int]) -> HostSession:
+            return HostSession(
+                host_id=self.device.node.hex()[:16],
+                board_id=name,
+                key=key,
+                key_version=config.key_version,
+                random=os.urandom,
+                highest=highest,
+            )
+
         with _LineLog(Path(config.log) if config.log else None) as log:
             link = BoardLink(
                 BoardPort(path=config.port, baud=config.baud, reset_on_open=config.reset_on_open),
-                host_id=self.device.node.hex()[:16],
-                board_id=name,
-                key=Path(config.key).read_bytes(),
-                key_version=config.key_version,
+                new_session=new_session,
                 store=store,
                 on_event=lambda event: self._on_event(event, sponsored_ns, began, log),
                 tap=log.frame,

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -85,9 +86,17 @@ def measure(seconds: float, timing: Timing = _EAGER) -> BenchResult:
     )
 
 
-def _host(key: bytes, timing: Timing) -> HostSession:
+def _host(
+    key: bytes, highest: tuple[int, int] = (0, 0), timing: Timing | None = None
+) -> HostSession:
     return HostSession(
-        host_id="bench", board_id=BOARD, key=key, key_version=1, random=os.urandom, timing=timing
+        host_id="bench",
+        board_id=BOARD,
+        key=key,
+        key_version=1,
+        random=os.urandom,
+        highest=highest,
+        timing=timing,
     )
 
 
@@ -128,7 +137,7 @@ class _Pinger:
 
     def __init__(self, descriptor: int, key: bytes, timing: Timing) -> None:
         self._descriptor = descriptor
-        self._session = session = _host(key, timing)
+        self._session = session = _host(key, timing=timing)
         self._pings_max = timing.rekey_frames - FRAMES_SPARED
         session.start(_now_ms())
         deadline_s = time.monotonic() + ANSWER_S_MAX
@@ -190,7 +199,7 @@ class _Pinger:
 def _in_one_process(seconds: float) -> float:
     """Frames/s, both directions together, without a line."""
     key = new_key()
-    host = _host(key, _EAGER)
+    host = _host(key, timing=_EAGER)
     board = BoardSession(board_id=BOARD, key=key, key_version=1, boot=1, random=os.urandom)
     host.start(_now_ms())
 
@@ -225,10 +234,7 @@ async def _readings(key: bytes, seconds: float, *, journal: bool) -> float:
     with _board(key, period_ms=1, journal=journal) as port:
         link = BoardLink(
             BoardPort(path=str(port)),
-            host_id="bench",
-            board_id=BOARD,
-            key=key,
-            key_version=1,
+            new_session=partial(_host, key),
             store=_Forgetful(),
             on_event=note,
         )

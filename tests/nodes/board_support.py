@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.serial.host_session import Taken, Timing
+from gateway.serial.host_session import HostSession, Taken, Timing
 from gateway.serial.port import BoardPort
 from gateway.serial.session import Connected, Refused
 from gateway.serial.uart import (
@@ -62,14 +63,18 @@ class Bench:
     def connect(self, *, host_key: bytes = key, timing: Timing = hasty) -> None:
         self.link = BoardLink(
             BoardPort(path=str(self.port)),
-            host_id="pi01",
-            board_id="th01",
-            key=host_key,
-            key_version=1,
+            new_session=lambda highest: HostSession(
+                host_id="pi01",
+                board_id="th01",
+                key=host_key,
+                key_version=1,
+                random=os.urandom,
+                highest=highest,
+                timing=timing,
+            ),
             store=self.store,
             on_event=self._note,
             tap=lambda direction, chunk: self.tapped.append((direction, chunk)),
-            timing=timing,
         )
         self.task = asyncio.create_task(self.link.run())
 

@@ -17,11 +17,10 @@ from typing import Any
 
 import pytest
 
-from chain.errors import Misuse
 from gateway.serial import uart
 from gateway.serial.board_session import BoardSession
 from gateway.serial.frames import Frame, decode_line
-from gateway.serial.host_session import Taken, Timing
+from gateway.serial.host_session import HostSession, Taken, Timing
 from gateway.serial.port import BoardPort, PortFault
 from gateway.serial.session import Connected, kind_ack
 from gateway.serial.uart import (
@@ -75,13 +74,20 @@ class Desk:
     def new_link(self, on_event: Callable[[BoardEvent], None] | None = None) -> BoardLink:
         return BoardLink(
             BoardPort(path=self.path, reset_on_open=True),
+            new_session=self._new_session,
+            store=self.store,
+            on_event=on_event or self.note,
+            tap=lambda direction, chunk: self.log.append((direction, chunk)),
+        )
+
+    def _new_session(self, highest: tuple[int, int]) -> HostSession:
+        return HostSession(
             host_id="pi01",
             board_id="th01",
             key=key,
             key_version=1,
-            store=self.store,
-            on_event=on_event or self.note,
-            tap=lambda direction, chunk: self.log.append((direction, chunk)),
+            random=os.urandom,
+            highest=highest,
             timing=Timing(handshake_retry_ms=100, ping_ms=100, silence_ms_max=400),
         )
 
@@ -230,7 +236,6 @@ def test_ports_that_cannot_be_opened_say_why(tmp_path: Path) -> None:
     for port, reason in (
         (BoardPort(path=str(tmp_path / "none")), "absent"),
         (BoardPort(path=str(plain)), "port"),
-        (BoardPort(usb_serial="no such serial number"), "absent"),
     ):
         with pytest.raises(PortFault) as caught:
             port.open()
@@ -264,25 +269,3 @@ def test_a_port_that_goes_while_it_is_opened_is_tried_again(
             await at.until(lambda: at.boots == [1])
 
     run(scenario())
-
-
-def test_two_boards_with_one_usb_serial_are_ambiguous(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exactly one match, or none is opened."""
-
-    class Listed:
-        serial_number = "E660"
-        device = "/dev/ttyACM0"
-
-    monkeypatch.setattr("gateway.serial.port.list_ports.comports", lambda: [Listed(), Listed()])
-    with pytest.raises(PortFault) as caught:
-        BoardPort(usb_serial="E660").locate()
-    assert caught.value.reason == "ambiguous"
-    monkeypatch.setattr("gateway.serial.port.list_ports.comports", lambda: [Listed()])
-    assert BoardPort(usb_serial="E660").locate() == "/dev/ttyACM0"
-
-
-@pytest.mark.parametrize("names", [{}, {"path": "/dev/x", "usb_serial": "1"}])
-def test_a_port_has_one_identity(names: dict[str, str]) -> None:
-    """Neither none nor two."""
-    with pytest.raises(Misuse):
-        BoardPort(path=names.get("path"), usb_serial=names.get("usb_serial"))
