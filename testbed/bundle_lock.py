@@ -2,12 +2,16 @@
 
 Two things are locked: the directory, which nobody can delete without the bundle, and a file in it.
 The file names the process, and other machines see its lock on a network's disk.
+
+Whoever asks whether there is a lock takes a shared one for an instant. A writer shares with nobody,
+so it knows who only asks, and tries again until he is gone.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,15 +21,18 @@ from testbed.errors import ConfigurationError, LockedError
 __all__ = ["LOCK", "is_locked", "locked", "require_unlocked"]
 
 LOCK = ".lock"
+_ASKED_S_MAX = 5.0  # so long may others ask without a pause, or be stopped while they ask
+_AGAIN_S = 0.001
 
 
 def is_locked(bundle: Path) -> bool:
-    """Whether a process has it `locked`. Raises ConfigurationError if this user may not know."""
+    """Whether a process has it `locked`. Raises ConfigurationError if that cannot be known: this
+    user may not read the lock, or the disk has none."""
     for path in (bundle.resolve(), bundle / LOCK):
         with suppress(FileNotFoundError), _opened(path, os.O_RDONLY) as descriptor:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
+                _flock(descriptor, fcntl.LOCK_SH)
+            except BlockingIOError:
                 return True
     return False
 
@@ -42,16 +49,32 @@ def locked(bundle: Path) -> Iterator[None]:
     or a link is in the place of the file."""
     with (
         _opened(bundle.resolve(), os.O_RDONLY) as directory,
-        _opened(bundle / LOCK, os.O_WRONLY | os.O_CREAT) as file,
+        _opened(bundle / LOCK, os.O_RDWR | os.O_CREAT) as file,
     ):
         try:
             for each in (directory, file):
-                fcntl.flock(each, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+                _take(each)
+        except BlockingIOError as error:
             raise _taken(bundle) from error
         os.ftruncate(file, 0)
         os.write(file, f"process {os.getpid()}\n".encode())
         yield
+
+
+def _take(descriptor: int) -> None:
+    """Raises BlockingIOError if a writer has it."""
+    until_s = time.monotonic() + _ASKED_S_MAX
+    while True:
+        try:
+            _flock(descriptor, fcntl.LOCK_EX)
+        except BlockingIOError:
+            _flock(descriptor, fcntl.LOCK_SH)  # nobody writes if that can be had
+            _flock(descriptor, fcntl.LOCK_UN)
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(_AGAIN_S)
+        else:
+            return
 
 
 def _taken(bundle: Path) -> LockedError:
@@ -77,3 +100,16 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _flock(descriptor: int, operation: int) -> None:
+    """Raises BlockingIOError if another has it, and ConfigurationError if the disk has no locks."""
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        path = Path(f"/proc/self/fd/{descriptor}").resolve()
+        raise ConfigurationError(
+            f"{path} cannot be locked: {error.strerror}; bundles need a disk that has locks"
+        ) from error

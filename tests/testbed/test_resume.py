@@ -6,6 +6,8 @@ The test at the end has real processes; what may differ between then and now, fr
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import itertools
 import json
@@ -26,7 +28,7 @@ from chain.genesis import Genesis
 from inventory.load import load_lab, packaged
 from testbed import cli
 from testbed.bundle import LIVE, Bundle, find_run
-from testbed.bundle_lock import LOCK, locked
+from testbed.bundle_lock import LOCK, is_locked, locked
 from testbed.campaign.book import Inputs, begin, new_bundle
 from testbed.campaign.expand import expand
 from testbed.campaign.file import load_campaign
@@ -314,6 +316,48 @@ def test_two_cannot_write_one_bundle(bundle: Bundle, capsys: pytest.CaptureFixtu
         (bundle.path / LOCK).unlink()
         assert cli.main(["resume", str(bundle.path)]) == LockedError.exit_code
     with bundle.locked():
+        pass
+
+
+@pytest.mark.parametrize("asked", ["the directory", "the file"])
+def test_who_only_asks_for_the_lock_keeps_no_writer_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    """`watch` asks four times a second."""
+    (tmp_path / LOCK).touch()
+    asks = os.open(tmp_path if asked == "the directory" else tmp_path / LOCK, os.O_RDONLY)
+    fcntl.flock(asks, fcntl.LOCK_SH)
+    real, refused = fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        """The other one has asked once the writer was in his way."""
+        try:
+            real(descriptor, operation)
+        except BlockingIOError:
+            refused.append(descriptor)
+            real(asks, fcntl.LOCK_UN)
+            raise
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path):
+        assert len(refused) == 1
+        assert is_locked(tmp_path)
+    os.close(asks)
+
+
+def test_a_disk_without_locks_says_so_and_not_that_somebody_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network's disk whose server has no lock service."""
+
+    def flock(_: int, __: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    says = rf"{tmp_path} cannot be locked: No locks available; .* a disk that has locks"
+    with pytest.raises(ConfigurationError, match=says):
+        is_locked(tmp_path)
+    with pytest.raises(ConfigurationError, match=says), locked(tmp_path):
         pass
 
 
