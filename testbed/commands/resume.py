@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
-from testbed.bundle import find_bundle
+from testbed.bundle import Bundle, find_bundle
 from testbed.bundle_lock import require_unlocked
 from testbed.campaign.resume import redo, resumable, unfinished
 from testbed.campaign.screen import make_screen
@@ -41,21 +40,21 @@ def resume(
     judging = Judging(bundle)
     if check:
         require_unlocked(bundle.path)
-    with nullcontext() if check else bundle.locked():
-        news = False if check else judging.rest()
-        open_runs = unfinished(bundle, also_invalid=also_invalid)
-        if not open_runs:
+        would = _would(judging, also_invalid=also_invalid)
+        if not unfinished(bundle, also_invalid=also_invalid):
+            _complete(bundle, would, as_json=as_json)
+            return
+        lab = resumable(bundle, inventory).lab
+        say(f"would {', '.join(would)}")
+        raise typer.Exit(look_before(["resume", run], lab, as_json=as_json))
+    with bundle.locked():
+        news = judging.rest()
+        if not unfinished(bundle, also_invalid=also_invalid):
             if news:
                 raise typer.Exit(finish(judging, as_json=as_json))
-            if as_json:
-                print_json({"bundle": str(bundle.path), "made": 0})
-            else:
-                typer.echo(f"{bundle.path} is complete: nothing to do")
+            _complete(bundle, [], as_json=as_json)
             return
         found = resumable(bundle, inventory)
-        if check:
-            say(f"would make runs {', '.join(str(each.index) for each in open_runs)}")
-            raise typer.Exit(look_before(["resume", run], found.lab, as_json=as_json))
         todo = redo(bundle, also_invalid=also_invalid)
         with shown_if_the_lab_fails(judging, as_json=as_json), make_screen(as_json) as screen:
             session = Session(
@@ -63,3 +62,22 @@ def resume(
             )
             session.make(todo, after_a_crash=True)
         raise typer.Exit(finish(judging, as_json=as_json))
+
+
+def _would(judging: Judging, *, also_invalid: bool) -> list[str]:
+    """What the command would do, in order."""
+    runs = {
+        "judge": [run.entry.index for run in judging.unjudged()],
+        "make": [each.index for each in unfinished(judging.bundle, also_invalid=also_invalid)],
+    }
+    would = [f"{do} runs {', '.join(map(str, which))}" for do, which in runs.items() if which]
+    return would or ([] if judging.bundle.is_derived else ["judge the campaign"])
+
+
+def _complete(bundle: Bundle, would: list[str], *, as_json: bool) -> None:
+    """Say so, and what is left to do."""
+    if as_json:
+        print_json({"bundle": str(bundle.path), "made": 0, "would": would})
+    else:
+        left = f"would {', '.join(would)}" if would else "nothing to do"
+        typer.echo(f"{bundle.path} is complete: {left}")

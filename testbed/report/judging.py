@@ -34,10 +34,14 @@ class Judging:
             return None
         return "; ".join(summary.notes) or "nothing can be said of this run"
 
+    def unjudged(self) -> list[RunFolder]:
+        """The runs that were made but not completely judged, because the program was killed or its
+        disk was full."""
+        return [run for run in self.bundle.runs if run.entry.complete and not run.is_derived]
+
     def rest(self) -> bool:
-        """Judge the runs that were made but not completely judged, because the program was killed
-        or its disk was full. Returns whether there is something new to say of the bundle."""
-        rest = [run for run in self.bundle.runs if run.entry.complete and not run.is_derived]
+        """Judge these runs. Returns whether there is something new to say of the bundle."""
+        rest = self.unjudged()
         if rest:
             (self.bundle.path / "report.html").unlink(missing_ok=True)  # it lacks these runs
         for run in rest:

@@ -27,7 +27,7 @@ import pytest
 from chain.genesis import Genesis
 from inventory.load import load_lab, packaged
 from testbed import cli
-from testbed.bundle import LIVE, Bundle, find_run
+from testbed.bundle import LIVE, Bundle, RunFolder, find_run
 from testbed.bundle_lock import LOCK, is_locked, locked
 from testbed.campaign.book import Inputs, begin, new_bundle
 from testbed.campaign.expand import expand
@@ -376,6 +376,27 @@ def test_resume_with_check_changes_nothing(
     with bundle.locked():
         assert cli.main(["resume", str(bundle.path), "--check"]) == LockedError.exit_code
         assert f"process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_resume_with_check_says_what_is_not_judged_yet(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The program was killed after the last run, or while it judged."""
+
+    def looked() -> tuple[str, list[str]]:
+        path = str(run.bundle.path)
+        assert cli.main(["resume", path, "--check"]) == 0
+        said = capsys.readouterr().out.strip().removeprefix(f"{path} is complete: ")
+        assert cli.main(["resume", path, "--check", "--json"]) == 0
+        return said, json.loads(capsys.readouterr().out)["would"]
+
+    assert looked() == ("would judge runs 0", ["judge runs 0"])
+    assert not run.is_derived
+    assert cli.main(["resume", str(run.bundle.path)]) == 0
+    capsys.readouterr()
+    assert looked() == ("nothing to do", [])
+    (run.bundle.path / "report.html").unlink()
+    assert looked() == ("would judge the campaign", ["judge the campaign"])
 
 
 def test_who_needs_one_run_is_told_to_name_one(bundle: Bundle) -> None:
