@@ -78,6 +78,7 @@ class Deployment:
         self.programs: dict[str, str] = {}  # in place of the role's own, by process
         self.begun: set[str] = set()  # names of all processes that were ever started
         self._started: list[Node] = []
+        self._is_over = False  # `stop` was called
         self._held_down: set[Node] = set()
         self._put_off: dict[str, list[Callable[[], None]]] = {}  # by host
         self._lock = threading.Lock()
@@ -221,11 +222,14 @@ class Deployment:
 
     def start_node(self, node: Node) -> None:
         """Start one process (again). An older ready file does not count. Does nothing for a real
-        board, which always runs."""
+        board, which always runs, nor after `stop`: Ctrl-C does not wait for this thread."""
         if not self._is_process(node):
             return
         with self._in_turn[node]:
-            self._started.append(node)
+            with self._lock:
+                if self._is_over:
+                    return
+                self._started.append(node)
             self.begun.add(node.name)
             self._held_down.discard(node)
             self.host(node).run(["rm", "-f", node.file(READY)])
@@ -257,8 +261,9 @@ class Deployment:
         """Makes a process run again after its host came back, for example after a power cut, and
         does what was put off there."""
         self._catch_up(node.host)
-        if node in self._started and node not in self._held_down:
-            self.host(node).start(self.unit(node))
+        with self._in_turn[node]:
+            if node in self._started and node not in self._held_down:
+                self.host(node).start(self.unit(node))
 
     def when_back(self, host: str, work: Callable[[], None]) -> None:
         """Does `work` on a host now or, if the host does not answer, when it is back. Repeatable
@@ -314,7 +319,9 @@ class Deployment:
         If a host is gone, the other processes are stopped all the same; the host is reported
         afterwards. Ctrl-C may leave a start under way: its process is stopped after it.
         """
-        started, self._started = self._started, []
+        with self._lock:
+            self._is_over = True
+            started, self._started = self._started, []
         faults: list[LabFault] = []
         try:
             at_once(self._catch_up, list(self._put_off))

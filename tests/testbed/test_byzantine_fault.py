@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from signal import Signals
 from typing import Any
 
 import pytest
@@ -30,29 +27,12 @@ from testbed.care.dead_man import armed
 from testbed.errors import LabFault
 from testbed.faults.switch import SWITCH, equip
 from testbed.faults.witness import Witness
-from testbed.hosts.local import LocalHost
-from testbed.hosts.port import CommandResult, HostFault, NodeCommand, Unit, Unreachable
+from testbed.hosts.port import Unreachable
 from testbed.provision.configs import CONFIG, File
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 from tests.testbed.hosts_support import eventually
-
-
-class Outliving(LocalHost):
-    """This machine as a board over SSH is: what runs there does not end with this program."""
-
-    lost = False
-
-    def run(self, argv: Sequence[str], **options: Any) -> CommandResult:
-        if self.lost:
-            raise Unreachable(self.name, "run", "no connection")
-        return super().run(argv, **options)
-
-    def start_command(self, unit: Unit) -> NodeCommand | None:
-        return NodeCommand(("true",))
-
-    def signal_command(self, name: str, signal: Signals) -> NodeCommand | None:
-        return NodeCommand(("true",))
+from tests.testbed.outliving import Outliving
 
 
 class Lab:
@@ -283,59 +263,6 @@ def test_a_fault_that_cannot_be_healed_leaves_no_undo_on_other_hosts(
     lab.hosts["r1"].lost = False
     (left,) = lab.armed()
     assert left.endswith("-r1")
-
-
-def test_what_was_put_off_and_fails_keeps_no_process_running(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    began, ended = set[str](), set[str]()
-    monkeypatch.setattr(Outliving, "start", lambda _, unit: began.add(unit.name))
-    monkeypatch.setattr(Outliving, "stop", lambda _, name: ended.add(name))
-    for node in lab.replicas:
-        lab.deployment.start_node(node)
-    lab.hosts["r3"].lost = True
-
-    def disarm() -> None:
-        lab.hosts["r3"].run(["true"])
-        raise HostFault("r3", "disarm", "its undo is still at work")
-
-    done: list[str] = []
-
-    def late() -> None:
-        lab.hosts["r3"].run(["true"])
-        done.append("late")
-
-    lab.deployment.when_back("r3", disarm)
-    lab.deployment.when_back("r3", late)
-    lab.hosts["r3"].lost = False
-    with pytest.raises(LabFault, match="still at work"):
-        lab.deployment.stop()
-    assert ended == began
-    assert done == ["late"]
-
-
-def test_a_process_whose_start_is_under_way_is_stopped_after_it(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C does not wait for the threads that start processes."""
-    removing, go_on = threading.Event(), threading.Event()
-    done: list[str] = []
-
-    def remove(*_: object, **__: object) -> None:
-        removing.set()
-        go_on.wait()
-
-    monkeypatch.setattr(Outliving, "run", remove)
-    monkeypatch.setattr(Outliving, "start", lambda *_: done.append("started"))
-    monkeypatch.setattr(Outliving, "stop", lambda *_: done.append("stopped"))
-    with ThreadPoolExecutor() as pool:
-        pool.submit(lab.deployment.start_node, lab.replicas[0])
-        removing.wait()
-        stopped = pool.submit(lab.deployment.stop)
-        wait([stopped], timeout=0.2)
-        go_on.set()
-        stopped.result()
-    assert done == ["started", "stopped"]
 
 
 def test_the_host_itself_takes_the_order_back_if_nobody_else_does(
