@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -124,11 +124,11 @@ class DeniedUnproven(LogEvent, frozen=True, kw_only=True, tag="denied-unproven")
 
 class SerialRefused(LogEvent, frozen=True, kw_only=True, tag="serial-refused"):
     """At an environmental device: frames on a board's line were refused, `count` of them for this
-    reason since the device started. None: one frame (older devices logged each)."""
+    reason since the device started."""
 
     board: str
     reason: str
-    count: Whole | None = None
+    count: Whole
 
 
 class BoardGap(LogEvent, frozen=True, kw_only=True, tag="board-gap"):
@@ -235,31 +235,10 @@ class EventsDropped(LogEvent, frozen=True, kw_only=True, tag="events-dropped"):
     count: Whole
 
 
-KnownEvent = (
-    Admitted
-    | DataAdded
-    | Late
-    | GroupDenied
-    | Requested
-    | FalseAnswer
-    | DeniedUnproven
-    | SerialRefused
-    | BoardGap
-    | StoreDamaged
-    | StoreMissing
-    | VotingAgain
-    | BlockDone
-    | Started
-    | ViewEntered
-    | Conflict
-    | RateLimited
-    | RelayGap
-    | Usage
-    | ReadingLeftOut
-    | SensorLies
-    | EventsDropped
-)
-_TAGS = frozenset(str(each.__struct_config__.tag) for each in KnownEvent.__args__)
+_decoders = {
+    str(kind.__struct_config__.tag): msgspec.json.Decoder(kind)
+    for kind in LogEvent.__subclasses__()
+}
 
 
 class RunLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -320,7 +299,6 @@ class _AnyEvent(msgspec.Struct, frozen=True):
 
 T = TypeVar("T", bound=msgspec.Struct)
 _any_event = msgspec.json.Decoder(_AnyEvent)
-_event: msgspec.json.Decoder[Any] = msgspec.json.Decoder(KnownEvent)
 
 
 def read_events(path: Path) -> tuple[list[LogEvent], int]:
@@ -330,9 +308,9 @@ def read_events(path: Path) -> tuple[list[LogEvent], int]:
     unreadable = 0
     for line in _lines(path):
         try:
-            if _any_event.decode(line).event in _TAGS:
-                event: LogEvent = _event.decode(line)
-                found.append(msgspec.structs.replace(event, node=path.stem))
+            decoder = _decoders.get(_any_event.decode(line).event)
+            if decoder is not None:
+                found.append(msgspec.structs.replace(decoder.decode(line), node=path.stem))
         except (msgspec.DecodeError, UnicodeDecodeError):
             unreadable += 1
     return found, unreadable

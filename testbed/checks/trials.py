@@ -31,7 +31,7 @@ def refused_on_lines(evidence: Evidence, boards: Collection[str], since_ns: int)
     for event in evidence.events(SerialRefused):
         key = event.node, event.board, event.reason
         before = counted.get(key, 0)
-        counted[key] = before + 1 if event.count is None else event.count
+        counted[key] = event.count
         # A device that was started again counts from 0.
         more = counted[key] - before if counted[key] > before else counted[key]
         if event.board in boards and event.t >= since_ns:
