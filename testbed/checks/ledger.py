@@ -44,14 +44,14 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     `pruned_to`, had no payload and signature to check."""
 
     file: str
-    replica: int | None
-    height: int
-    verified: int
-    records: int
-    proven: int
-    pruned: int
-    pruned_to: int
-    findings: tuple[Finding, ...]
+    replica: int | None = None
+    height: int = 0
+    verified: int = 0
+    records: int = 0
+    proven: int = 0
+    pruned: int = 0
+    pruned_to: int = 0
+    findings: tuple[Finding, ...] = ()
 
 
 class LedgerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -301,17 +301,7 @@ def _verify_file(
             )
     except (Damaged, PeerFault, OSError) as error:
         finding = Finding(file=name, height=0, field="file", detail=str(error))
-        report = FileReport(
-            file=name,
-            replica=None,
-            height=0,
-            verified=0,
-            records=0,
-            proven=0,
-            pruned=0,
-            pruned_to=0,
-            findings=(finding,),
-        )
+        report = FileReport(file=name, findings=(finding,))
     return report, genesis
 
 

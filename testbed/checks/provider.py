@@ -36,11 +36,7 @@ def report(evidence: Evidence) -> LedgerReport:
                 file=chain.name,
                 replica=chain.replica,
                 height=chain.height,
-                verified=0,
                 records=len(chain.entries),
-                proven=0,
-                pruned=0,
-                pruned_to=0,
                 findings=(Finding(file=chain.name, height=0, field="readings", detail=_UNPROVEN),),
             )
             for chain in evidence.chains
