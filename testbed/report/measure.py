@@ -7,7 +7,9 @@ an answer is censored.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from math import ceil, inf, isinf
+from typing import NamedTuple
 
 import msgspec
 
@@ -44,98 +46,63 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     height: int | None
 
 
+class _Asked(NamedTuple):
+    node: str
+    kind: str
+    source: str | None
+    intended_ns: int
+
+
 def operations(evidence: Evidence) -> tuple[Operation, ...]:
     """All operations of devices, in the order of intended times."""
+    answered: list[tuple[_Asked, Admitted | DataAdded]] = []
+    for admitted in evidence.events(Admitted):
+        sent_ns = admitted.t - round(admitted.latency_ms * 1e6)
+        answered.append((_Asked(admitted.node, "admission", None, sent_ns), admitted))
+    for added in evidence.events(DataAdded):
+        answered.append((_Asked(added.node, "data", added.source, added.intended_ns), added))
+    known = {asked for asked, _ in answered}
+    unanswered = [each for each in dict.fromkeys(_to_be_asked(evidence)) if each not in known]
     heights = {
         entry.statement.request.hex(): entry.height
         for entry in evidence.longest.entries
         if entry.took_effect
     }
-    found = [
-        _operation(
-            evidence,
-            heights,
-            event,
-            (event.t - round(event.latency_ms * 1e6), "admission", None),
+
+    def operation(asked: _Asked, answer: Admitted | DataAdded | None = None) -> Operation:
+        phase = evidence.phase_at(asked.intended_ns)
+        return Operation(
+            node=asked.node,
+            kind=asked.kind,
+            source=asked.source,
+            request=answer.id if answer else None,
+            intended_ms=round(evidence.at_ms(asked.intended_ns), 3),
+            phase=phase.name if phase else None,
+            latency_ms=round(max(0.0, answer.latency_ms), 3) if answer else None,
+            height=heights.get(answer.id) if answer else None,
         )
-        for event in evidence.events(Admitted)
-    ]
-    logged = set()
-    for event in evidence.events(DataAdded):
-        logged.add((event.node, event.source, event.intended_ns))
-        found.append(
-            _operation(evidence, heights, event, (event.intended_ns, "data", event.source))
-        )
-    for late in evidence.events(Late):
-        if (late.node, late.source, late.intended_ns) not in logged:
-            logged.add((late.node, late.source, late.intended_ns))
-            found.append(_censored(evidence, late.node, "data", late.intended_ns, late.source))
-    found += _never_told_of(evidence, logged)
-    found += _never_admitted(evidence, {each.node for each in found if each.kind == "admission"})
+
+    found = [operation(asked, answer) for asked, answer in answered]
+    found += map(operation, unanswered)
     return tuple(sorted(found, key=lambda each: (each.intended_ms, each.node)))
 
 
-def _operation(
-    evidence: Evidence,
-    heights: dict[str, int],
-    event: Admitted | DataAdded,
-    intent: tuple[int, str, str | None],
-) -> Operation:
-    intended_ns, kind, source = intent
-    phase = evidence.phase_at(intended_ns)
-    return Operation(
-        node=event.node,
-        kind=kind,
-        source=source,
-        request=event.id,
-        intended_ms=round(evidence.at_ms(intended_ns), 3),
-        phase=phase.name if phase else None,
-        latency_ms=round(max(0.0, event.latency_ms), 3),
-        height=heights.get(event.id),
-    )
-
-
-def _censored(
-    evidence: Evidence, node: str, kind: str, intended_ns: int, source: str | None = None
-) -> Operation:
-    phase = evidence.phase_at(intended_ns)
-    return Operation(
-        node=node,
-        kind=kind,
-        source=source,
-        request=None,
-        intended_ms=round(evidence.at_ms(intended_ns), 3),
-        phase=phase.name if phase else None,
-        latency_ms=None,
-        height=None,
-    )
-
-
-def _never_told_of(
-    evidence: Evidence, logged: set[tuple[str, str | None, int]]
-) -> Iterator[Operation]:
-    """Operations of a device's plan that the device did not log, because it or its machine was
-    down. (Boards have no plan.)"""
-    start_ns = evidence.start_ns
-    if start_ns is None or not evidence.completed or evidence.schedule.workload.kind == "enrol":
-        return
-    for device in evidence.trial.devices:
-        if device.role != "board":
-            for at_ms in (at for times in device.sends_ms.values() for at in times):
-                intended_ns = start_ns + at_ms * 1_000_000
-                if (device.name, None, intended_ns) not in logged:
-                    yield _censored(evidence, device.name, "data", intended_ns)
-
-
-def _never_admitted(evidence: Evidence, admitted: set[str]) -> list[Operation]:
+def _to_be_asked(evidence: Evidence) -> Iterator[_Asked]:
+    """Readings that devices logged as late. Then the readings of their plans, and admissions that
+    never came: a device logs nothing while it or its machine is down. (Boards have no plan.)"""
+    for late in evidence.events(Late):
+        yield _Asked(late.node, "data", late.source, late.intended_ns)
     start_ns = evidence.start_ns
     if start_ns is None:
-        return []
-    return [
-        _censored(evidence, device.name, "admission", start_ns + device.enrol_at_ms * 1_000_000)
-        for device in evidence.trial.devices
-        if device.enrol_at_ms is not None and device.name not in admitted
-    ]
+        return
+    admitted = {event.node for event in evidence.events(Admitted)}
+    sends = evidence.completed and evidence.schedule.workload.kind != "enrol"
+    for device in evidence.trial.devices:
+        if sends and device.role != "board":
+            for at_ms in chain.from_iterable(device.sends_ms.values()):
+                yield _Asked(device.name, "data", None, start_ns + at_ms * 1_000_000)
+        if device.enrol_at_ms is not None and device.name not in admitted:
+            yield _Asked(device.name, "admission", None, start_ns + device.enrol_at_ms * 1_000_000)
 
 
 def consensus_ms(evidence: Evidence) -> dict[int, float]:
