@@ -16,7 +16,16 @@ from testbed.model.group import scientific
 from testbed.model.predict import Compared
 from testbed.model.real_core import Lever
 from testbed.report.pairing import Estimate, plain
-from testbed.report.style import COLOURS, GREY, LINES, figure, log_axis, rendered, styled
+from testbed.report.style import (
+    COLOURS,
+    GREY,
+    LINES,
+    figure,
+    log_axis,
+    rendered,
+    styled,
+    write_beside,
+)
 
 __all__ = ["draw"]
 
@@ -54,14 +63,8 @@ def _ratios(axes: Axes, found: Curves, core: Sequence[Curve], measured: Sequence
     axes.plot([100], [PAPER_RATIO], "*", color="black", markersize=10, label="the paper: 5.34")
     axes.axhline(GOAL, color=GREY, linestyle="--", linewidth=1)
     right = max(last, 100) + 9
-    axes.annotate(
-        f"goal {GOAL:g}",
-        (right, GOAL),
-        xytext=(-2, 2),
-        textcoords="offset points",
-        fontsize=6,
-        ha="right",
-    )
+    goal = f"goal {GOAL:g}"
+    write_beside(axes, goal, (right, GOAL), (-2, 2), fontsize=6, ha="right", va="baseline")
     axes.set_yscale("log")
     log_axis(axes.yaxis)
     axes.set_ylim(bottom=_LEAST)
@@ -115,15 +118,9 @@ def _ends(axes: Axes, core: Sequence[Curve]) -> None:
     shift = math.prod(r / at for at, (r, _) in zip(ats, ends, strict=True)) ** (1 / len(ends))
     axes.set_ylim(top=max(axes.get_ylim()[1], ats[-1] * shift * _LABELS_APART))
     for at, (ratio, place) in zip(ats, ends, strict=True):
-        axes.annotate(
-            f"{ratio:.2f}",
-            (core[place].rows[-1].replicas, at * shift),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=6,
-            color=COLOURS[place % len(COLOURS)],
-            va="center",
-        )
+        end = core[place].rows[-1].replicas, at * shift
+        colour = COLOURS[place % len(COLOURS)]
+        write_beside(axes, f"{ratio:.2f}", end, (4, 0), fontsize=6, color=colour)
 
 
 def _work(axes: Axes, core: Sequence[Curve]) -> None:
@@ -137,14 +134,7 @@ def _work(axes: Axes, core: Sequence[Curve]) -> None:
                 place, ms, left=left, color=COLOURS[number], label=WORK[what] if not place else None
             )
             left += ms
-        axes.annotate(
-            f"{left:.1f}",
-            (left, place),
-            xytext=(2, 0),
-            textcoords="offset points",
-            fontsize=5,
-            va="center",
-        )
+        write_beside(axes, f"{left:.1f}", (left, place), (2, 0), fontsize=5)
     axes.set_yticks(range(len(rows)), [f"{name}, {row.replicas}" for name, row in rows], fontsize=5)
     axes.tick_params(axis="y", length=0, pad=1)
     axes.invert_yaxis()

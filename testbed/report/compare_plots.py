@@ -24,6 +24,7 @@ from testbed.report.style import (
     log_axis,
     rendered,
     styled,
+    write_beside,
 )
 
 __all__ = ["beside", "draw_beside", "draw_over_replicas", "over_replicas"]
@@ -77,12 +78,12 @@ def _points(
             shape = ">" if each.at_least else marker
             axes.plot(each.value, at, marker=shape, markersize=4, color=colour)
             axes.plot(interval(each), (at, at), color=colour, linewidth=0.8)
-        axes.annotate(
+        write_beside(
+            axes,
             value_in_words(each) if each.value else f"{name[0]}: 0",
             (interval(each)[1] or 0, at),
+            (4, 0),
             xycoords="data" if each.value else axes.get_yaxis_transform(),
-            xytext=(4, 0),
-            textcoords="offset points",
             fontsize=VALUE_SIZE,
             va="center_baseline",
         )

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from testbed.report.pairing import Estimate, value_in_words
-from testbed.report.style import BLUE, ORANGE, TOP_IN, figure, log_axis
+from testbed.report.style import BLUE, ORANGE, TOP_IN, figure, log_axis, write_beside
 
 __all__ = ["VALUE_SIZE", "Panel", "interval", "panels"]
 
@@ -92,12 +92,12 @@ def _curve(
         axes.plot([x, x], ends, color=colour, linewidth=0.8)
         is_at_foot = is_log and not ends[side > 0]
         above_pt = _FOOT_PT[side > 0] if is_at_foot else 4 * side
-        axes.annotate(
+        write_beside(
+            axes,
             value_in_words(each),
             (x, 0 if is_at_foot else ends[side > 0]),
+            (0, above_pt),
             xycoords=axes.get_xaxis_transform() if is_at_foot else "data",
-            xytext=(0, above_pt),
-            textcoords="offset points",
             fontsize=VALUE_SIZE,
             ha="center",
             va="bottom" if above_pt > 0 else "top",

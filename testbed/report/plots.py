@@ -27,6 +27,7 @@ from testbed.report.style import (
     log_axis,
     save,
     styled,
+    write_beside,
 )
 from testbed.report.summary import Figure, Load, RunRow, Summary
 
@@ -71,7 +72,7 @@ def draw(bundle: Bundle, summary: Summary, *, pdf: bool = False) -> tuple[Plot, 
 
 
 def _runs(counted: Sequence[RunRow], timeout_ms: int, mark: str | None) -> Drawing:
-    made = figure(2.6, mark, label_lines=1)
+    made = figure(2.6, mark)
     made.subplots_adjust(wspace=0.42)
     for number, (name, label) in enumerate(_PANELS, 1):
         axes: Axes = made.add_subplot(1, len(_PANELS), number)
@@ -146,14 +147,8 @@ def _ratios(ratios: Sequence[Figure], mark: str | None) -> Drawing:
             axes.plot([ratio.lo, end], [place, place], color=ORANGE)
             if ratio.hi is None:
                 axes.plot(end, place, marker=">", color=ORANGE, markersize=4)
-        axes.annotate(
-            value_in_words(ratio),
-            (end, place),
-            xytext=(5, 0),
-            textcoords="offset points",
-            fontsize=VALUE_SIZE,
-            va="center_baseline",
-        )
+        text = value_in_words(ratio)
+        write_beside(axes, text, (end, place), (5, 0), fontsize=VALUE_SIZE, va="center_baseline")
     axes.axvline(1.0, color=GREY, linewidth=1)
     axes.set_yticks(range(len(ratios)), [f"{each.name}" for each in reversed(ratios)])
     axes.set_ylim(-0.6, len(ratios) - 0.4)

@@ -33,6 +33,7 @@ from testbed.report.style import (
     log_axis,
     save,
     styled,
+    write_beside,
 )
 from testbed.report.where import KINDS, Where
 from testbed.report.where_plots import block_figure, way_figure
@@ -157,25 +158,25 @@ def _crowded(schedule: Schedule) -> bool:
 def _shade(evidence: Evidence, axes: Axes, *, slanted: bool) -> None:
     for phase in evidence.schedule.phases:
         axes.axvline(phase.start_ms / 1000, color=GREY, linewidth=0.8)
-        axes.annotate(
+        write_beside(
+            axes,
             phase.name,
             (phase.start_ms / 1000, 1.0),
+            (2, 2),
             xycoords=("data", "axes fraction"),
-            xytext=(2, 2),
-            textcoords="offset points",
-            fontsize=7,
+            va="baseline",
             rotation=40 if slanted else 0,
         )
     for each in injections(evidence):
         if each.applied_ms is not None:
             end_ms = each.healed_ms if each.healed_ms is not None else evidence.schedule.run_ms
             axes.axvspan(each.applied_ms / 1000, end_ms / 1000, color=ORANGE, alpha=0.15, lw=0)
-            axes.annotate(
+            write_beside(
+                axes,
                 printable(f"{each.id}: {each.target}").replace("$", r"\$"),
                 (each.applied_ms / 1000, 0.97),
+                (2, 0),
                 xycoords=("data", "axes fraction"),
-                xytext=(2, 0),
-                textcoords="offset points",
                 fontsize=6,
                 va="top",
                 rotation=90,

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -37,6 +38,7 @@ __all__ = [
     "rendered",
     "save",
     "styled",
+    "write_beside",
 ]
 
 # name, title, SVG
@@ -79,20 +81,18 @@ def styled() -> Iterator[None]:
 def figure(
     height_in: float,
     watermark: str | None,
-    label_lines: int = 1,
     *,
     left_in: float = LEFT_IN,
     top_in: float = TOP_IN,
 ) -> Figure:
-    """An empty figure, without a window system or global state. Each tick of the x axis has a label
-    of `label_lines` lines. Labels of the y axis have `left_in` inches, what is above the axes
-    `top_in`."""
+    """An empty figure, without a window system or global state. Labels of the y axis
+    have `left_in` inches, what is above the axes `top_in`."""
     made = Figure(figsize=(WIDTH_IN, height_in))
     # Fixed margins in inches leave room for labels, so no layout has to be computed.
     made.subplots_adjust(
         left=left_in / WIDTH_IN,
         right=1 - 0.2 / WIDTH_IN,
-        bottom=(0.36 + 0.14 * label_lines) / height_in,
+        bottom=0.5 / height_in,
         top=1 - top_in / height_in,
     )
     FigureCanvasAgg(made)
@@ -110,6 +110,19 @@ def figure(
             zorder=10,
         )
     return made
+
+
+def write_beside(
+    axes: Axes,
+    text: str,
+    at: tuple[float, float],
+    away_pt: tuple[float, float] = (3, 0),
+    **look: Any,
+) -> None:
+    """`at` is in data coordinates; `look` as in `Axes.annotate`."""
+    look.setdefault("va", "center")
+    look.setdefault("fontsize", 7)
+    axes.annotate(text, at, xytext=away_pt, textcoords="offset points", **look)
 
 
 # How many labels a decade must have room for, and its ticks then.
@@ -137,13 +150,11 @@ def log_axis(axis: Axis) -> None:
 
 
 def save(folder: Folder, name: str, made: Figure, *, pdf: bool) -> bytes:
-    """Write plots/<name>.svg, and .pdf if wanted; returns the SVG. An older PDF is removed."""
+    """Write plots/<name>.svg, and .pdf if wanted; returns the SVG."""
     svg = rendered(made, "svg")
     folder.write(f"plots/{name}.svg", svg)
     if pdf:
         folder.write(f"plots/{name}.pdf", rendered(made, "pdf"))
-    else:
-        (folder.path / f"plots/{name}.pdf").unlink(missing_ok=True)
     return svg
 
 
