@@ -11,14 +11,12 @@ from __future__ import annotations
 from hashlib import file_digest
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from testbed.bundle import LIVE, Bundle, Folder
 from testbed.bundle_lock import LOCK
 from testbed.errors import ConfigurationError
-from testbed.report.pairing import estimate_in_words
 from testbed.report.results import replay_command
 from testbed.report.summary import Summary
+from testbed.report.templates import render
 
 __all__ = ["SUMS", "describe", "digest", "files", "is_derived", "read_sums", "seal"]
 
@@ -28,8 +26,13 @@ _DERIVED_FOLDERS = ("derived", "plots")
 
 
 def describe(bundle: Bundle, summary: Summary) -> None:
-    """Write README.md and the RO-Crate metadata (version 1.1) of a bundle."""
-    bundle.write("README.md", _readme(bundle, summary))
+    """Write the RO-Crate metadata (version 1.1) of a bundle, and README.md for people who evaluate
+    it: each claim, its result, and the commands that check it."""
+    manifest = bundle.manifest
+    readme = render(
+        "bundle.md.j2", summary=summary, manifest=manifest, replay=replay_command(manifest)
+    )
+    bundle.write("README.md", f"{readme}\n")
     bundle.write_json("ro-crate-metadata.json", _crate(bundle, summary))
 
 
@@ -82,34 +85,6 @@ def read_sums(bundle: Folder) -> dict[str, str]:
             raise ConfigurationError(f"{bundle.path / SUMS}:{number}: not a line of sha256sum")
         sums[name] = value
     return sums
-
-
-def _readme(bundle: Bundle, summary: Summary) -> str:
-    """README.md for people who evaluate the bundle: each claim, its result, and the commands that
-    check it."""
-    manifest = bundle.manifest
-    return _environment.get_template("bundle.md.j2").render(
-        summary=summary, manifest=manifest, replay=replay_command(manifest)
-    )
-
-
-def _word(held: bool | None) -> str:
-    return "cannot be told" if held is None else ("held" if held else "broken")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-_environment = Environment(
-    loader=PackageLoader("testbed.report", "."),
-    autoescape=False,  # noqa: S701 - Markdown
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
-_environment.globals.update(word=_word, cell=_cell, estimate=estimate_in_words)
 
 
 def _crate(bundle: Bundle, summary: Summary) -> dict[str, object]:

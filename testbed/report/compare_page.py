@@ -17,8 +17,9 @@ from testbed.report.compare import (
     curves_over_replicas,
 )
 from testbed.report.compare_plots import draw_beside, draw_over_replicas
-from testbed.report.page import environment, inlined
+from testbed.report.page import inlined
 from testbed.report.style import WATERMARK
+from testbed.report.templates import render
 
 __all__ = ["compare_page"]
 
@@ -28,7 +29,8 @@ def compare_page(results: Sequence[JudgedBundle], comparisons: Sequence[Comparis
     curves = curves_over_replicas(results)
     loopback = any(each.loopback for each in comparisons)
     names = [each.bundle.name for each in results]
-    return environment.get_template("compare.html.j2").render(
+    return render(
+        "compare.html.j2",
         results=results,
         comparisons=comparisons,
         compared=[(each, _figure(each)) for each in comparisons],

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from testbed.bundle import Bundle
 from testbed.checks.evidence import Evidence
-from testbed.report.figures import ratio_in_words
 from testbed.report.machines import Machines
-from testbed.report.pairing import estimate_in_words
 from testbed.report.results import replay_command
 from testbed.report.style import WATERMARK, Plot
 from testbed.report.summary import RunSummary, Summary
+from testbed.report.templates import render
 from testbed.report.where import Where
 
-__all__ = ["environment", "inlined", "page", "run_page"]
+__all__ = ["inlined", "page", "run_page"]
 
 
 def page(
@@ -32,7 +30,8 @@ def page(
     machines: Machines | None = None,
 ) -> str:
     """The page of a bundle. `where` and `machines` are those of its run, if there is only one."""
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         name=summary.run,
         summary=summary,
         manifest=bundle.manifest,
@@ -53,7 +52,8 @@ def run_page(
 ) -> str:
     """The page of one run."""
     manifest = evidence.manifest
-    return environment.get_template("run.html.j2").render(
+    return render(
+        "run.html.j2",
         name=f"{manifest.run}/{evidence.run.entry.path}",
         entry=evidence.run.entry,
         summary=summary,
@@ -79,23 +79,3 @@ def inlined(svg: bytes) -> Markup:
     """The SVG without its XML prologue, which is only allowed at the beginning of a file."""
     text = svg.decode()
     return Markup(text[text.index("<svg") :])  # noqa: S704 - our own SVG
-
-
-def _fine_ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.3f}"
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.1f}"
-
-
-environment = Environment(
-    loader=PackageLoader("testbed.report", "."),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-environment.globals.update(
-    ms=_ms, fine_ms=_fine_ms, estimate=estimate_in_words, ratio_in_words=ratio_in_words
-)
