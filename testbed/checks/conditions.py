@@ -29,6 +29,7 @@ import msgspec
 from testbed.campaign.event import Disturbed
 from testbed.care.conditions import THROTTLED_SINCE_START, Conditions, Limits, throttled_words
 from testbed.checks.logs import Milliseconds, Whole
+from testbed.grouped import grouped
 
 __all__ = ["ClockLine", "ConditionLine", "EnergyLine", "unfit", "unknown"]
 
@@ -72,7 +73,7 @@ def unfit(
 ) -> tuple[str, ...]:
     """Why the run does not count: one sentence for each host and problem."""
     found = [f"{host}: it was never seen: {why}" for host, why in _unseen(conditions, clocks)]
-    for host, lines in _by_host(conditions).items():
+    for host, lines in grouped(conditions, lambda line: line.host).items():
         readings = [line for line in clocks if line.host == host]
         found += [f"{host}: {why}" for why in _power([line.seen for line in lines])]
         if "disk" not in disturbed:
@@ -85,7 +86,7 @@ def unfit(
 def unknown(conditions: Sequence[ConditionLine]) -> tuple[str, ...]:
     """What could not be seen; one sentence names all hosts that lack the same."""
     lacks: dict[str, list[str]] = {}
-    for host, lines in sorted(_by_host(conditions).items()):
+    for host, lines in sorted(grouped(conditions, lambda line: line.host).items()):
         seen = [line.seen for line in lines]
         if not any(_tells_throttling(each) for each in seen):
             lacks.setdefault("whether they were throttled or short of voltage", []).append(host)
@@ -94,19 +95,12 @@ def unknown(conditions: Sequence[ConditionLine]) -> tuple[str, ...]:
     return tuple(f"not known of {', '.join(hosts)}: {what}" for what, hosts in lacks.items())
 
 
-def _by_host(conditions: Sequence[ConditionLine]) -> dict[str, list[ConditionLine]]:
-    found: dict[str, list[ConditionLine]] = {}
-    for line in conditions:
-        found.setdefault(line.host, []).append(line)
-    return found
-
-
 def _unseen(
     conditions: Sequence[ConditionLine], clocks: Sequence[ClockLine]
 ) -> Iterator[tuple[str, str]]:
     """Hosts that never answered, with the last problem. (Of this machine's own hosts only clocks
     are read, and a reading may fail now and then.)"""
-    for host in sorted({line.host for line in clocks} - set(_by_host(conditions))):
+    for host in sorted({line.host for line in clocks} - {line.host for line in conditions}):
         problems = [line.problem for line in clocks if line.host == host and line.problem]
         looks = sum(line.host == host and not line.problem for line in clocks)
         if problems and len(problems) >= looks:  # the clock may have answered first

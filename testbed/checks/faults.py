@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from testbed.checks.evidence import Evidence
-from testbed.checks.logs import BlockDone, FaultLine
+from testbed.checks.logs import BlockDone
 from testbed.traces.clocks import Clocks, Span, State
 
 __all__ = ["Injection", "injections"]
@@ -23,7 +23,7 @@ _WHO = ("on", "from")  # selector keys of a fault's main targets
 
 class Injection(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a fault or an action. Times are in ms from the start of the schedule; None if it
-    did not happen. `what` was seen at `observed_ms`.
+    did not happen. `what` was seen of it.
 
     `recovery` is None if no block was proposed after healing. `recovery_ms` is also None if the
     clocks do not tell how long it took. `whole_ms` is how long after healing the target was found
@@ -37,7 +37,6 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True):
     planned_ms: float
     applied_ms: float | None
     observed: bool
-    observed_ms: float | None
     what: str
     aborted: bool
     healed_ms: float | None
@@ -70,28 +69,26 @@ def injections(evidence: Evidence) -> tuple[Injection, ...]:
     """Every event of faults and actions that was not skipped, also those that never happened."""
     blocks = [*evidence.events(BlockDone)]
     clocks = Clocks(evidence.clocks, evidence.conditions) if evidence.clocks else None
-    lines: dict[str, list[FaultLine]] = {}
-    for line in evidence.faults:
-        lines.setdefault(line.event, []).append(line)
+    steps = {(line.event, line.step): line for line in evidence.faults}
     found = []
     for event in evidence.trial.events:
         if event.category == "attack" or event.skipped is not None:
             continue
-        steps = {line.step: line for line in lines.get(event.id, ())}
-        seen, healed, whole = (steps.get(step) for step in ("observed", "healed", "verified"))
-        resolved = steps["applied"].targets if "applied" in steps else event.targets
+        applied = steps.get((event.id, "applied"))
+        seen = steps.get((event.id, "observed"))
+        healed = steps.get((event.id, "healed"))
+        whole = steps.get((event.id, "verified"))
         found.append(
             Injection(
                 id=event.id,
                 fault=event.fault,
                 kind=event.kind,
-                target=_target(resolved),
+                target=_target(applied.targets if applied else event.targets),
                 planned_ms=event.at_ms,
-                applied_ms=evidence.at_ms(steps["applied"].t) if "applied" in steps else None,
+                applied_ms=evidence.at_ms(applied.t) if applied else None,
                 observed=seen is not None and seen.seen,
-                observed_ms=evidence.at_ms(seen.seen_ns) if seen and seen.seen_ns else None,
                 what=seen.what if seen else "",
-                aborted="aborted" in steps,
+                aborted=(event.id, "aborted") in steps,
                 healed_ms=evidence.at_ms(healed.t) if healed else None,
                 recovery=_recovery(blocks, healed.t, clocks) if healed else None,
                 whole_ms=(

@@ -16,6 +16,7 @@ from testbed.care.conditions import THROTTLED_SINCE_START, throttled_words
 from testbed.checks.conditions import ClockLine, ConditionLine, EnergyLine
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import Started, Usage
+from testbed.grouped import grouped
 from testbed.report.columns import Table, table
 
 __all__ = ["EnergyRow", "HostRow", "Machines", "ProcessRow", "machines_of", "machines_tables"]
@@ -79,19 +80,13 @@ class Machines(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def machines_of(evidence: Evidence) -> Machines:
-    by_node: dict[str, list[Usage]] = defaultdict(list)
-    for event in evidence.events(Usage):
-        by_node[event.node].append(event)
-    watched: dict[str, list[ConditionLine]] = defaultdict(list)
-    for line in evidence.conditions:
-        watched[line.host].append(line)
-    metered: dict[str, list[EnergyLine]] = defaultdict(list)
-    for reading in evidence.energy:
-        metered[reading.host].append(reading)
+    used = grouped(evidence.events(Usage), lambda event: event.node)
+    watched = grouped(evidence.conditions, lambda line: line.host)
+    metered = grouped(evidence.energy, lambda line: line.host)
     started = evidence.events(Started)
     names = {str(each.replica): each.node for each in started if each.replica is not None}
     return Machines(
-        processes=tuple(_process(name, told, names) for name, told in sorted(by_node.items())),
+        processes=tuple(_process(name, told, names) for name, told in sorted(used.items())),
         hosts=tuple(_host(name, lines, evidence.clocks) for name, lines in sorted(watched.items())),
         energy=tuple(_energy(name, lines) for name, lines in sorted(metered.items())),
     )

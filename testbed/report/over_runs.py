@@ -16,6 +16,7 @@ from testbed.campaign.expect import Expect
 from testbed.checks.evidence import schedule_of
 from testbed.checks.stats import Latency, upper95
 from testbed.errors import ConfigurationError
+from testbed.grouped import grouped
 from testbed.manifest import Manifest
 from testbed.report.claims import claims
 from testbed.report.figures import bounds_on_ratios, figures
@@ -25,7 +26,6 @@ from testbed.report.summary import (
     AttackVerdict,
     Counts,
     FaultOverRuns,
-    FaultResult,
     LatencyTable,
     PropertyResult,
     RunRow,
@@ -182,11 +182,8 @@ def _latencies(rows: Sequence[RunRow]) -> LatencyTable:
 def _attacks(counted: Sequence[RunSummary], expect: Expect) -> Iterator[AttackResult]:
     """Every run has its own keys and network, so trials that are distinct in one run are distinct
     overall."""
-    by_id: dict[str, list[AttackResult]] = {}
-    for summary in counted:
-        for attack in summary.attacks:
-            by_id.setdefault(attack.id, []).append(attack)
-    for name, found in by_id.items():
+    every = (attack for summary in counted for attack in summary.attacks)
+    for name, found in grouped(every, lambda attack: attack.id).items():
         successes = sum(each.successes for each in found)
         distinct = sum(each.distinct for each in found)
         bound = upper95(successes, distinct)
@@ -227,14 +224,12 @@ def _attack_verdict(successes: int, bound: float | None, allowed: float | None) 
 
 def _faults(counted: Sequence[RunSummary]) -> Iterator[FaultOverRuns]:
     """A repeated fault (`every`) has one event per repetition. Here they are one fault."""
-    groups: dict[tuple[str, str], list[list[FaultResult]]] = {}
-    for summary in counted:
-        here: dict[tuple[str, str], list[FaultResult]] = {}
-        for fault in summary.faults:
-            here.setdefault((fault.id.partition(".")[0], fault.kind), []).append(fault)
-        for key, found in here.items():
-            groups.setdefault(key, []).append(found)
-    for (name, kind), runs in groups.items():
+    by_run = [
+        grouped(run.faults, lambda fault: (fault.id.partition(".")[0], fault.kind))
+        for run in counted
+    ]
+    for name, kind in dict.fromkeys(key for groups in by_run for key in groups):
+        runs = [groups[name, kind] for groups in by_run if (name, kind) in groups]
         every = [fault for run in runs for fault in run]
         yield FaultOverRuns(
             id=name,
@@ -259,11 +254,8 @@ def _worst(runs: Sequence[Sequence[float | None]]) -> Estimate:
 
 def _properties(counted: Sequence[RunRow]) -> Iterator[PropertyResult]:
     """A property that is judged in each run holds if it held in all of them."""
-    by_name: dict[tuple[str, str], list[tuple[int, PropertyResult]]] = {}
-    for row in counted:
-        for each in row.summary.properties if row.summary else ():
-            by_name.setdefault((each.name, each.expected), []).append((row.index, each))
-    for (name, _), judged in by_name.items():
+    every = ((row.index, each) for row in counted if row.summary for each in row.summary.properties)
+    for (name, _), judged in grouped(every, lambda one: (one[1].name, one[1].expected)).items():
         broken = [(index, each) for index, each in judged if each.held is False]
         unknown = [(index, each) for index, each in judged if each.held is None]
         index, shown = (broken or unknown or judged)[0]

@@ -6,17 +6,17 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from testbed.campaign.event import ScheduledEvent
 from testbed.campaign.expect import FIRST_COMMIT
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection, injections
 from testbed.checks.logs import BlockDone
 from testbed.checks.stats import interval95
+from testbed.grouped import grouped
 from testbed.manifest import Manifest
 from testbed.printed import shell_line
 from testbed.report.columns import Cell, Table
 from testbed.report.measure import Operation, load_of
-from testbed.report.summary import RunSummary
+from testbed.report.summary import RunSummary, worst_ms
 
 __all__ = ["RESULT_COLUMNS", "replay_command", "results"]
 
@@ -105,7 +105,7 @@ def _result_rows(
         "replay": replay_command(evidence.manifest, evidence.run.entry.index),
     }
     steps = {each.id: each for each in injections(evidence)}
-    for events in _by_fault(evidence).values():
+    for events in grouped(evidence.trial.events, lambda each: each.fault).values():
         first = events[0]
         row = common | {
             "layer": first.layer,
@@ -124,13 +124,6 @@ def _result_rows(
         else:
             row |= _fault_cells([steps[event.id] for event in events], safety)
         yield row
-
-
-def _by_fault(evidence: Evidence) -> dict[str, list[ScheduledEvent]]:
-    grouped: dict[str, list[ScheduledEvent]] = {}
-    for event in evidence.trial.events:
-        grouped.setdefault(event.fault, []).append(event)
-    return grouped
 
 
 def _loads(evidence: Evidence, found: Sequence[Operation], phase: str) -> dict[str, Cell]:
@@ -170,10 +163,8 @@ def _fault_cells(steps: Sequence[Injection], safety: bool | None) -> dict[str, C
     }
 
 
-def _worst_s(values_ms: Sequence[float | None]) -> float | None:
-    """The longest recovery. None if one of them never happened."""
-    known = [each for each in values_ms if each is not None]
-    return max(known) / 1000 if known and len(known) == len(values_ms) else None
+def _worst_s(times_ms: Sequence[float | None]) -> float | None:
+    return None if (worst := worst_ms(times_ms)) is None else worst / 1000
 
 
 def _unavailable_s(evidence: Evidence, phase: str) -> float | None:

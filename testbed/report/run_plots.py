@@ -13,6 +13,7 @@ from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import injections
 from testbed.checks.logs import BlockDone
+from testbed.grouped import grouped
 from testbed.report.floods import draw_floods, floods_of
 from testbed.report.measure import Operation, consensus_ms
 from testbed.report.roc import roc
@@ -98,9 +99,7 @@ def _timeline(evidence: Evidence, mark: str | None) -> Figure:
     top_in = SLANTED_IN if slanted else TOP_IN
     made = figure(2.5 + top_in, mark, top_in=top_in)
     axes: Axes = made.add_subplot()
-    replicas: dict[str, list[BlockDone]] = {}
-    for event in evidence.events(BlockDone):
-        replicas.setdefault(event.node, []).append(event)
+    replicas = grouped(evidence.events(BlockDone), lambda event: event.node)
     struck = {name for line in evidence.faults for names in line.targets.values() for name in names}
     quiet = [name for name in sorted(replicas) if name not in struck]
     if len(quiet) > 1:

@@ -9,6 +9,7 @@ makes the summary of a run from its raw files, `over_runs` the one of all runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -38,6 +39,7 @@ __all__ = [
     "SkippedResult",
     "Summary",
     "Verdict",
+    "worst_ms",
 ]
 
 RunVerdict = Literal["passed", "degraded", "failed", "invalid"]
@@ -198,6 +200,12 @@ class LoadTable(msgspec.Struct, frozen=True, kw_only=True):
         return self.struck or self.whole
 
 
+def worst_ms(times_ms: Sequence[float | None]) -> float | None:
+    """The longest. None if one of them never ended, or there is none."""
+    known = [each for each in times_ms if each is not None]
+    return max(known) if known and len(known) == len(times_ms) else None
+
+
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The summary of one run, from its raw files.
 
@@ -231,9 +239,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def recovery_ms(self) -> float | None:
         """The worst recovery; None if some fault was not recovered from, or there was none."""
-        found = [fault.recovery_ms for fault in self.faults]
-        known = [each for each in found if each is not None]
-        return max(known) if known and len(known) == len(found) else None
+        return worst_ms([fault.recovery_ms for fault in self.faults])
 
 
 class RunRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,6 @@ The raw material is `testbed.traces`; `where_plots` draws it.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -14,6 +13,7 @@ import msgspec
 from gateway.hops import Hop
 from testbed.checks.evidence import Evidence
 from testbed.checks.stats import Latency, latency
+from testbed.grouped import grouped
 from testbed.report.columns import Table, table
 from testbed.report.measure import Operation
 from testbed.traces.clocks import Clocks
@@ -98,11 +98,8 @@ def where_of(evidence: Evidence, found: Sequence[Operation]) -> Where:
 
 
 def _rows(kind: str, paths: Sequence[tuple[Operation, tuple[Step, ...]]]) -> list[Row]:
-    by_hop: dict[Hop, list[Step]] = defaultdict(list)
-    for operation, steps in paths:
-        if operation.kind == kind:
-            for step in steps:
-                by_hop[step.hop].append(step)
+    every = (step for operation, steps in paths if operation.kind == kind for step in steps)
+    by_hop = grouped(every, lambda step: step.hop)
     return [
         Row(
             kind=kind,
