@@ -14,9 +14,8 @@ from statistics import median
 import msgspec
 
 from gateway.hops import REQUEST_HOPS, Hop, request_key
-from testbed.traces.paths import REPLICA_PATH
+from testbed.traces.paths import REPLICA_PATH, steps
 from testbed.traces.read import read_trace
-from testbed.traces.spans import steps
 
 __all__ = ["HOPS", "Asked", "Step", "hops"]
 

@@ -20,9 +20,8 @@ from gateway.hops import REQUEST_HOPS, Hop, request_key
 from nodes.trace_file import RECORD
 from testbed.traces.clocks import Clocks, State
 from testbed.traces.read import Life, TraceError, read_trace
-from testbed.traces.spans import steps
 
-__all__ = ["PATH", "REPLICA_PATH", "BlockStep", "Step", "Traces", "read_traces"]
+__all__ = ["PATH", "REPLICA_PATH", "BlockStep", "Step", "Traces", "read_traces", "steps"]
 
 PATH: Final = tuple(hop for hop in Hop if hop is not Hop.PRE_PREPARED)
 """The hops of an operation, with those of its block at the replica that proposed it."""
@@ -75,6 +74,23 @@ class BlockStep(NamedTuple):
     proposed: bool
     hop: Hop
     took_ns: int
+
+
+def steps(order: Sequence[Hop], at_ns: Mapping[Hop, int]) -> list[tuple[Hop, int]]:
+    """(hop, ns since the hop before it) for each passed hop after the first.
+
+    A replica may pass hops in another order: it counts the COMMITs of others before its own is
+    synced. A hop that was passed before its predecessor took no time of its own.
+    """
+    found = []
+    before_ns: int | None = None
+    for hop in order:
+        if (now_ns := at_ns.get(hop)) is None:
+            continue
+        if before_ns is not None:
+            found.append((hop, max(0, now_ns - before_ns)))
+        before_ns = now_ns if before_ns is None else max(before_ns, now_ns)
+    return found
 
 
 class _Mark(NamedTuple):
@@ -198,7 +214,7 @@ def _of_one(
 
 def _steps(chosen: Mapping[Hop, _Mark], clocks: Clocks) -> Iterator[Step]:
     """Makes steps of hops. A hop that was passed before its predecessor took no time of its own
-    (`spans.steps`)."""
+    (`steps`)."""
     before: _Mark | None = None
     for hop in PATH:
         if (mark := chosen.get(hop)) is None:

@@ -11,9 +11,8 @@ from gateway.hops import Hop
 from nodes.trace_file import MAGIC, RECORD, Mark, TraceFile
 from testbed.checks.conditions import ClockLine, ConditionLine
 from testbed.traces.clocks import Clocks
-from testbed.traces.paths import RECORDS_MAX, Traces, read_traces
+from testbed.traces.paths import RECORDS_MAX, Traces, read_traces, steps
 from testbed.traces.read import LIVES_MAX
-from testbed.traces.spans import steps
 from tests.testbed.test_conditions import FINE, LIMITS
 
 MS = 1_000_000
