@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import re
 import subprocess
 from collections.abc import Iterator
@@ -29,7 +28,6 @@ __all__ = [
     "code_sha256",
     "git_state",
     "packages",
-    "python_version",
 ]
 
 SCHEMA: Final = "testbed.manifest/2"
@@ -154,10 +152,6 @@ def packages() -> dict[str, str]:
     heads = ((dist.read_text("METADATA") or "").partition("\n\n")[0] for dist in distributions())
     found = [dict(_NAME_AND_VERSION.findall(head)) for head in heads]
     return dict(sorted((each["Name"].lower(), each["Version"]) for each in found if each))
-
-
-def python_version() -> str:
-    return platform.python_version()
 
 
 @cache

@@ -8,6 +8,7 @@ whatever ended it. Elsewhere: running (`session`), and whether a bundle may be c
 from __future__ import annotations
 
 import hashlib
+import platform
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,14 +19,7 @@ import msgspec
 from inventory.model import Lab
 from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.schedule import Schedule
-from testbed.manifest import (
-    Manifest,
-    RunEntry,
-    code_sha256,
-    git_state,
-    packages,
-    python_version,
-)
+from testbed.manifest import Manifest, RunEntry, code_sha256, git_state, packages
 from testbed.origin import mark
 from testbed.redact import redacted_argv, redacted_inventory
 
@@ -76,7 +70,7 @@ def new_bundle(inputs: Inputs, out: Path) -> Bundle:
         hosts=tuple(lab.active),
         exclusions={excluded.name: excluded.reason for excluded in lab.excluded()},
         git=git_state(),
-        python=python_version(),
+        python=platform.python_version(),
         packages=packages(),
         runs=tuple(
             RunEntry(index=run.index, trial=run.trial, arm=run.arm) for run in schedule.runs

@@ -8,6 +8,7 @@ runs of two configurations in one bundle would be averaged as if they were one.
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.replay import runnable
 from testbed.campaign.schedule import Schedule
 from testbed.errors import ConfigurationError
-from testbed.manifest import Manifest, RunEntry, code_sha256, git_state, packages, python_version
+from testbed.manifest import Manifest, RunEntry, code_sha256, git_state, packages
 from testbed.origin import is_ours
 from testbed.printed import shell_line
 from testbed.redact import redacted_inventory
@@ -106,8 +107,8 @@ def _differences(bundle: Bundle, manifest: Manifest, schedule: Schedule, lab: La
         yield "inventory: hosts, roles, boards or options differ from inputs/inventory.yaml"
     if code_sha256() != manifest.code_sha256:
         yield f"code: then {_commit(manifest.git)}, now {_commit(git_state())}"
-    if python_version() != manifest.python:
-        yield f"Python: then {manifest.python}, now {python_version()}"
+    if (python := platform.python_version()) != manifest.python:
+        yield f"Python: then {manifest.python}, now {python}"
     yield from _package_differences(manifest.packages, packages())
 
 

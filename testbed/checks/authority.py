@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -50,18 +51,16 @@ VoucherOperation = AddVoucher | WithdrawVoucher | AddFactoryRoot | WithdrawFacto
 AdminOperation = Revoke | Grant | VoucherOperation | AddAdministrator | AddReplica | RemoveReplica
 
 
+@dataclass
 class _Standing:
     """What one key may do. `device` stays the same when the key is renewed."""
 
-    def __init__(
-        self, device: bytes, kind: str, services: tuple[str, ...], privilege: int, until_us: int
-    ) -> None:
-        self.device = device
-        self.kind = kind
-        self.services = services
-        self.privilege = privilege
-        self.until_us = until_us
-        self.ended_height: int | None = None
+    device: bytes
+    kind: str
+    services: tuple[str, ...]
+    privilege: int
+    until_us: int
+    ended_height: int | None = None
 
 
 class _Voucher(NamedTuple):
@@ -197,11 +196,8 @@ class _Rules:
             return "its signer was never admitted"
         if signer.ended_height is not None and entry.height > signer.ended_height:
             return f"its signer's certificate ended in block {signer.ended_height}"
-        return (
-            "its signer's certificate had expired"
-            if (signer.until_us < entry.statement.time_us)
-            else None
-        )
+        expired = signer.until_us < entry.statement.time_us
+        return "its signer's certificate had expired" if expired else None
 
     def _device(
         self,

@@ -20,7 +20,7 @@ from chain.merkle import leaf_hash, root
 from chain.pbft.messages import Proposal
 from chain.pbft.state_machine import VerifiedRequest
 
-__all__ = ["HEAD_FIELDS", "head_field", "wrong_field", "wrong_signature"]
+__all__ = ["HEAD_FIELDS", "wrong_field", "wrong_signature"]
 
 # Name, offset and bytes of each field of a head (chain.block).
 HEAD_FIELDS = (
@@ -36,11 +36,6 @@ HEAD_FIELDS = (
     ("count", 164, 4),
 )
 _FREE_FIELDS = ("time_us", "view")
-
-
-def head_field(offset: int) -> str:
-    """The field of a head to which a byte belongs."""
-    return next(name for name, start, size in HEAD_FIELDS if start <= offset < start + size)
 
 
 def wrong_field(block: Block, ledger: Ledger, scheme: Scheme, fault: PeerFault) -> tuple[str, str]:

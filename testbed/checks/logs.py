@@ -149,7 +149,6 @@ class BlockDone(LogEvent, frozen=True, kw_only=True, tag="block"):
     time_us: Whole
     executed_us: Whole
     proposed_us: Whole | None = None
-    pre_prepared_us: Whole | None = None
     prepared_us: Whole | None = None
     committed_us: Whole | None = None
 

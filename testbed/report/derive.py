@@ -54,13 +54,14 @@ def derive_run(run: RunFolder, *, pdf: bool = False) -> DerivedRun:
     # The verdict comes first, so that it exists even if the disk is too full for figures.
     run.write_json("summary.json", msgspec.to_builtins(summary))
     run.clear()
-    write_tables(run, run_tables(evidence, summary, found, where))
+    machines = machines_of(evidence)
+    write_tables(run, run_tables(evidence, summary, found, where, machines))
     # The drawing code takes a second to import, so it is imported only if there is something to
     # draw.
     from testbed.report.page import run_page  # noqa: PLC0415
     from testbed.report.run_plots import draw_run  # noqa: PLC0415
 
-    plots, machines = draw_run(evidence, found, where, pdf=pdf), machines_of(evidence)
+    plots = draw_run(evidence, found, where, pdf=pdf)
     run.write("report.html", run_page(evidence, summary, plots, where, machines))
     return DerivedRun(run, summary, plots, where, machines)
 

@@ -39,25 +39,22 @@ __all__ = [
 
 
 class Quantity(NamedTuple):
-    """`of` gives the value for a run, or None if the run has none. `better`: the good direction."""
+    """`of` gives the value for a run, or None if the run has none."""
 
     name: str
     unit: str
     of: Callable[[RunSummary], Known | None]
     of_baseline_phase: Callable[[RunSummary], Known | None] = lambda _: None
-    better: Literal["more", "less"] = "less"
 
 
-def _quantity(
-    name: str, unit: str, of_load: Callable[[Load], Known | None], better: Literal["more", "less"]
-) -> Quantity:
+def _quantity(name: str, unit: str, of_load: Callable[[Load], Known | None]) -> Quantity:
     def of_run(run: RunSummary) -> Known | None:
         return of_load(run.load.judged)
 
     def of_baseline_phase(run: RunSummary) -> Known | None:
         return of_load(run.load.baseline) if run.load.struck and run.load.baseline else None
 
-    return Quantity(name, unit, of_run, of_baseline_phase, better)
+    return Quantity(name, unit, of_run, of_baseline_phase)
 
 
 def _quantile(load: Load, name: str) -> Known | None:
@@ -88,12 +85,10 @@ def _over_all(seen: Latency, wanted: float) -> Known | None:
 
 
 QUANTITIES: tuple[Quantity, ...] = (
-    _quantity(
-        "goodput", "/s", lambda load: known(load.goodput_per_s) if load.sent else None, "more"
-    ),
-    _quantity("p50", "ms", lambda load: _quantile(load, "p50_ms"), "less"),
-    _quantity("p99", "ms", lambda load: _quantile(load, "p99_ms"), "less"),
-    _quantity("max", "ms", lambda load: _quantile(load, "max_ms"), "less"),
+    _quantity("goodput", "/s", lambda load: known(load.goodput_per_s) if load.sent else None),
+    _quantity("p50", "ms", lambda load: _quantile(load, "p50_ms")),
+    _quantity("p99", "ms", lambda load: _quantile(load, "p99_ms")),
+    _quantity("max", "ms", lambda load: _quantile(load, "max_ms")),
     Quantity("admission", "ms", admission_ms),
     Quantity("consensus", "ms", lambda run: _over_all(run.latency_ms.consensus, 0.5)),
 )

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from testbed.campaign.event import ScheduledEvent
+from testbed.campaign.injection import Judgement
 from testbed.errors import ConfigurationError
 from testbed.report.compare import JudgedBundle
 from testbed.report.style import (
@@ -28,6 +29,7 @@ from testbed.report.style import (
     rendered,
     styled,
 )
+from testbed.report.summary import AttackResult
 
 __all__ = ["Flood", "draw_beside", "draw_floods", "floods_of"]
 
@@ -36,15 +38,6 @@ LAYERS = ("broker", "gateway", "group", "ledger")
 PASSED = "no layer"
 MARKERS = "osv^D"
 NAME_IN = 0.05  # of a character of a row's name
-
-
-class Judged(Protocol):
-    """What a judge says of an attack, in one run or over all."""
-
-    @property
-    def refused(self) -> Mapping[str, int]: ...
-    @property
-    def details(self) -> Mapping[str, float]: ...
 
 
 class Flood(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +54,9 @@ class Flood(msgspec.Struct, frozen=True, kw_only=True):
     stopped: Mapping[str, float]
 
 
-def floods_of(events: Iterable[ScheduledEvent], judged: Mapping[str, Judged]) -> list[Flood]:
+def floods_of(
+    events: Iterable[ScheduledEvent], judged: Mapping[str, Judgement | AttackResult]
+) -> list[Flood]:
     """The floods of a run, by kind and rate. `judged` by the id of the attack."""
     hows = {each.fault: str(each.params["how"]) for each in events if each.kind == KIND}
     found = []

@@ -206,8 +206,7 @@ def _held(found: PropertyResult) -> Text:
 
 
 def _plain_table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(1, 2, 0, 0))
-    table.padding = (0, 2, 0, 0)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column(first, overflow="fold")
     for name in others:
         table.add_column(name, justify="left" if name in _LEFT else "right")

@@ -16,7 +16,7 @@ from testbed.checks.faults import injections
 from testbed.checks.logs import BlockDone
 from testbed.report.columns import Cell, Table, read_table, table
 from testbed.report.figures import admission_ms
-from testbed.report.machines import machines_of, machines_tables
+from testbed.report.machines import Machines, machines_tables
 from testbed.report.measure import Operation, consensus_ms, of_kind
 from testbed.report.results import RESULT_COLUMNS, results
 from testbed.report.summary import Load, RunRow, RunSummary, Summary
@@ -26,12 +26,16 @@ __all__ = ["run_tables", "tables"]
 
 
 def run_tables(
-    evidence: Evidence, summary: RunSummary, found: Sequence[Operation], where: Where
+    evidence: Evidence,
+    summary: RunSummary,
+    found: Sequence[Operation],
+    where: Where,
+    machines: Machines,
 ) -> tuple[Table, ...]:
     """The tables of one run. `found` are its operations."""
     return (
         *where_tables(where),
-        *machines_tables(machines_of(evidence)),
+        *machines_tables(machines),
         _blocks(evidence),
         _executions(evidence),
         _operations(found),
