@@ -14,11 +14,10 @@ from pathlib import Path
 import msgspec
 
 from nodes.replica.ledger_file import open_readonly
-from testbed.bench.client import Client
-from testbed.bench.consensus import run
-from testbed.bench.load import Device, Load, bench_policy, devices
+from testbed.bench.load import Device, bench_policy, devices
 from testbed.bench.network import Network
-from testbed.bench.stage import Say, until
+from testbed.bench.session import run, session
+from testbed.bench.stage import Say
 
 __all__ = ["BenchPlan", "BenchResult", "measure"]
 
@@ -61,42 +60,33 @@ def measure(plan: BenchPlan, say: Say) -> BenchResult:
 
 
 async def _story(plan: BenchPlan, network: Network, of: list[Device], say: Say) -> BenchResult:
-    client = Client(network)
-    await client.connect()
-    load = Load(client, of, plan.payload_bytes)
-    what = f"enrolling {len(of)} devices"
-    await until(what, client, lambda: load.enrolled, load.enrol(), say)
     last = plan.replicas - 1
-    network.kill(last)
-    load.start()
-    goal = client.height + plan.blocks
+    async with session(network, of, plan.payload_bytes, say, body_source=0) as bench:
+        client = bench.client
+        network.kill(last)
+        bench.load.start()
+        first, since_s = client.height, time.perf_counter()
+        goal = first + plan.blocks
+        await bench.reach(f"growing to height {goal:,}", lambda: client.height, goal)
+        live_per_s = (client.height - first) / (time.perf_counter() - since_s)
 
-    async def grow() -> None:
-        while client.height < goal:
-            await asyncio.sleep(POLL_S)
+        began_s = time.perf_counter()
+        await asyncio.to_thread(network.start, last)
+        up_s = time.perf_counter()
+        with open_readonly(network.ledger(last)) as ledger:
+            start, live = ledger.height, client.height
+            behind = live - start
+            say(f"back at height {start:,}, {behind:,} blocks behind")
 
-    first, since_s = client.height, time.perf_counter()
-    await until(f"growing to height {goal:,}", client, lambda: client.height, grow(), say)
-    live_per_s = (client.height - first) / (time.perf_counter() - since_s)
+            async def level() -> None:
+                while client.height - ledger.height > LEVEL_BLOCKS:
+                    await asyncio.sleep(POLL_S)
 
-    began_s = time.perf_counter()
-    await asyncio.to_thread(network.start, last)
-    up_s = time.perf_counter()
-    with open_readonly(network.ledger(last)) as ledger:
-        start, live = ledger.height, client.height
-        behind = live - start
-        say(f"back at height {start:,}, {behind:,} blocks behind")
-
-        async def level() -> None:
-            while client.height - ledger.height > LEVEL_BLOCKS:
-                await asyncio.sleep(POLL_S)
-
-        await until("catching up", client, lambda: ledger.height, level(), say)
-        took_s = time.perf_counter() - up_s
-        caught = ledger.height - start
-    meanwhile = (client.height - live) / took_s
-    await until("the last requests", client, lambda: load.finished, load.stop(), say)
-    await client.close()
+            await bench.until("catching up", lambda: ledger.height, level())
+            took_s = time.perf_counter() - up_s
+            caught = ledger.height - start
+        meanwhile = (client.height - live) / took_s
+        await bench.drain()
     return BenchResult(
         plan=plan,
         behind_blocks=behind,

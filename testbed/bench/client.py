@@ -9,11 +9,13 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from chain.block import Block
 from chain.genesis import Genesis
 from chain.keys import Es256, digest
 from chain.ledger.item import make_item, read_item
-from chain.pbft.messages import Busy, Denied, Seal, Submit, Subscribe, decode_client, encode
+from chain.pbft.messages import Denied, Seal, Submit, Subscribe, decode_client, encode
 from chain.proofs.client import FinalityTracker
 from nodes.config import certificate_der
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE
@@ -36,24 +38,14 @@ class Denial(Exception):
     """A replica refused the request before ordering it."""
 
 
-class _Waiting:
+class _Waiting(msgspec.Struct):
     """A request in flight."""
 
-    __slots__ = ("cose", "done", "request", "retry_s", "sent_s")
-
-    def __init__(
-        self,
-        cose: bytes,
-        request: bytes,
-        done: Callable[[str | None], None],
-        sent_s: float,
-        retry_s: float,
-    ) -> None:
-        self.cose = cose
-        self.request = request
-        self.done = done
-        self.sent_s = sent_s
-        self.retry_s = retry_s
+    cose: bytes
+    request: bytes
+    done: Callable[[str | None], None]
+    sent_s: float
+    retry_s: float
 
 
 class Client:
@@ -194,10 +186,8 @@ class Client:
                 self._sealed(seal)
             case Denied(request=request, reason=reason) if reason not in _EXECUTED:
                 self._finish(self._item_of(request), reason)
-            case Busy():
-                pass  # sent again by the timer
             case _:
-                pass
+                pass  # after `Busy` the timer sends again
 
     def _sealed(self, seal: Seal) -> None:
         self._views[seal.replica] = seal.view

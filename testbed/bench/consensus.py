@@ -9,30 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import shutil
 import tempfile
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 import psutil
 
-from testbed.bench.client import Client
 from testbed.bench.hops import Asked, Step, hops
 from testbed.bench.limit import Limit, cpu_s, verification_limit
-from testbed.bench.load import Device, Load, bench_policy, devices
+from testbed.bench.load import Device, bench_policy, devices
 from testbed.bench.network import Network
-from testbed.bench.stage import Say, until
+from testbed.bench.session import Session, run, session
+from testbed.bench.stage import Say
 
-__all__ = ["BenchPlan", "BenchResult", "measure", "measure_all", "rss_mb", "run"]
+__all__ = ["BenchPlan", "BenchResult", "measure", "measure_all", "rss_mb"]
 
 SCHEMA = "testbed.bench.consensus/3"
 WARM_UP_S = 1.0
 LIMIT_S = 1.5  # before each load and again after it: others may share the machine
-
-_T = TypeVar("_T")
 
 
 class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,13 +61,13 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: float
     latency_ms: Latency
     alone_ms: Latency  # one request at a time, before the load
-    alone_hops: list[Step]  # where the time of such a request goes
+    alone_hops: list[Step] = []  # where the time of such a request goes
     enrolments_per_s: float
     cpu_us_per_request: float  # of one replica, the mean over all
     cpu_us_client: float  # per request
-    limit_per_s: float | None  # the verification limit, the mean of before and after
-    ratio: float | None  # requests_per_s / limit_per_s
-    cpu_ratio: float | None  # the same in CPU time: what the limit spends / what we spend
+    limit_per_s: float | None = None  # the verification limit, the mean of before and after
+    ratio: float | None = None  # requests_per_s / limit_per_s
+    cpu_ratio: float | None = None  # the same in CPU time: what the limit spends / what we spend
     rss_mb_start: list[float]
     rss_mb_end: list[float]
 
@@ -89,15 +85,11 @@ def measure_all(
     speed counts. `plan.in_flight` is ignored. Raises LabFault."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         of = devices(max(in_flight))
-        with _network(plan, directory, of, profile=plan.profile is not None) as network:
+        profile = Path(plan.profile) if plan.profile is not None else None
+        with _network(plan, directory, of, profile=profile) as network:
             say(f"starting {plan.replicas} replicas, {plan.store} store")
             network.start()
-            results = run(_under_loads(plan, network, of, in_flight, rounds=rounds, say=say))
-        if plan.profile is not None:
-            for n in network.replicas:
-                stats = network.home(n) / "profile.pstats"
-                shutil.move(stats, Path(plan.profile) / f"replica-{n}.pstats")
-    return results
+            return run(_under_loads(plan, network, of, in_flight, rounds=rounds, say=say))
 
 
 def _network(
@@ -105,7 +97,7 @@ def _network(
     directory: str,
     of: list[Device],
     *,
-    profile: bool = False,
+    profile: Path | None = None,
     trace_every: int | None = None,
 ) -> Network:
     return Network(
@@ -133,20 +125,8 @@ def _alone_hops(plan: BenchPlan, say: Say) -> list[Step]:
 
 
 async def _traced(plan: BenchPlan, network: Network, of: list[Device], say: Say) -> list[Asked]:
-    client = Client(network, body_source=plan.replicas - 1)
-    await client.connect()
-    load = Load(client, of, plan.payload_bytes)
-    await until("enrolling a device", client, lambda: load.enrolled, load.enrol(), say)
-    asked = await _alone(plan, load, client, say)
-    await client.close()
-    return asked
-
-
-def run(story: Coroutine[Any, Any, _T]) -> _T:
-    import uvloop  # noqa: PLC0415 - if it is missing, asyncio's loop is used
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(story)
+    async with session(network, of, plan.payload_bytes, say) as bench:
+        return await _alone(plan, bench)
 
 
 async def _under_loads(
@@ -158,37 +138,27 @@ async def _under_loads(
     rounds: int,
     say: Say,
 ) -> list[BenchResult]:
-    client = Client(network, body_source=plan.replicas - 1)
-    await client.connect()
-    load = Load(client, of, plan.payload_bytes)
-    start_s = time.perf_counter()
-    what = f"enrolling {len(of)} devices"
-    await until(what, client, lambda: load.enrolled, load.enrol(), say)
-    enrolments_per_s = len(of) / (time.perf_counter() - start_s)
-    gc.freeze()
-    limit = await _limit(plan, say)
     results = []
-    for number in in_flight:
-        each = msgspec.structs.replace(plan, in_flight=number)
-        asked = await _alone(each, load, client, say)
-        alone = _latency([(one.answered_ns - one.sent_ns) / 1e9 for one in asked])
-        load.start(number)
-        await asyncio.sleep(WARM_UP_S)
-        found = [await _round(each, network, load, client, say) for _ in range(rounds)]
-        what = "waiting for the last requests"
-        await until(what, client, lambda: load.finished, load.stop(), say)
-        found.sort(key=lambda result: result.requests_per_s)
-        before, limit = limit, await _limit(plan, say)
-        result = msgspec.structs.replace(
-            found[len(found) // 2], alone_ms=alone, enrolments_per_s=enrolments_per_s
-        )
-        results.append(_beside(result, before, limit))
-    await client.close()
+    async with session(network, of, plan.payload_bytes, say) as bench:
+        gc.freeze()
+        limit = await _limit(plan, say)
+        for number in in_flight:
+            each = msgspec.structs.replace(plan, in_flight=number)
+            asked = await _alone(each, bench)
+            alone = _latency([(one.answered_ns - one.sent_ns) / 1e9 for one in asked])
+            bench.load.start(number)
+            await asyncio.sleep(WARM_UP_S)
+            found = [await _round(each, network, bench, alone) for _ in range(rounds)]
+            await bench.drain()
+            found.sort(key=lambda result: result.requests_per_s)
+            before, limit = limit, await _limit(plan, say)
+            results.append(_beside(found[len(found) // 2], before, limit))
     return results
 
 
-async def _alone(plan: BenchPlan, load: Load, client: Client, say: Say) -> list[Asked]:
+async def _alone(plan: BenchPlan, bench: Session) -> list[Asked]:
     """One request at a time."""
+    load, client = bench.load, bench.client
     asked: list[Asked] = []
 
     async def ask() -> None:
@@ -197,14 +167,13 @@ async def _alone(plan: BenchPlan, load: Load, client: Client, say: Say) -> list[
             request = await load.data(load.devices[0])
             asked.append(Asked(request, client.height, sent_ns, time.monotonic_ns()))
 
-    await until("one request at a time", client, lambda: len(asked), ask(), say)
+    await bench.until("one request at a time", lambda: len(asked), ask())
     return asked
 
 
-async def _round(
-    plan: BenchPlan, network: Network, load: Load, client: Client, say: Say
-) -> BenchResult:
+async def _round(plan: BenchPlan, network: Network, bench: Session, alone: Latency) -> BenchResult:
     """What is measured while the load runs."""
+    load, client = bench.load, bench.client
     processes = [psutil.Process(network.pid(n)) for n in network.replicas]
     own = [psutil.Process()]
     rss_start, cpu_start, own_start = rss_mb(processes), cpu_s(processes), cpu_s(own)
@@ -212,30 +181,24 @@ async def _round(
     load.latencies_s.clear()
     start_s = time.perf_counter()
 
-    async def watch() -> None:
-        while not _over(plan, time.perf_counter() - start_s, load.finished - finished):
-            await asyncio.sleep(0.05)
-
     what = f"measuring, {plan.in_flight} in flight"
-    await until(what, client, lambda: load.finished, watch(), say)
+    if plan.requests is not None:
+        await bench.reach(what, lambda: load.finished, finished + plan.requests)
+    else:
+        await bench.until(what, lambda: load.finished, asyncio.sleep(plan.seconds))
     took_s = time.perf_counter() - start_s
     done, blocks = load.finished - finished, client.height - height
     spent_s, own_s = cpu_s(processes) - cpu_start, cpu_s(own) - own_start
-    latency = _latency(load.latencies_s)
     return BenchResult(
         plan=plan,
         requests=done,
         blocks=blocks,
         requests_per_s=done / took_s,
-        latency_ms=latency,
-        alone_ms=latency,
-        alone_hops=[],
-        enrolments_per_s=0.0,
+        latency_ms=_latency(load.latencies_s),
+        alone_ms=alone,
+        enrolments_per_s=bench.enrolments_per_s,
         cpu_us_per_request=spent_s / max(done, 1) / plan.replicas * 1e6,
         cpu_us_client=own_s / max(done, 1) * 1e6,
-        limit_per_s=None,
-        ratio=None,
-        cpu_ratio=None,
         rss_mb_start=rss_start,
         rss_mb_end=rss_mb(processes),
     )
@@ -261,10 +224,6 @@ def _beside(result: BenchResult, before: Limit | None, after: Limit | None) -> B
         ratio=result.requests_per_s / per_s,
         cpu_ratio=(before.cpu_us_per_request + after.cpu_us_per_request) / 2 / spent_us,
     )
-
-
-def _over(plan: BenchPlan, elapsed_s: float, done: int) -> bool:
-    return done >= plan.requests if plan.requests is not None else elapsed_s >= plan.seconds
 
 
 def rss_mb(processes: list[psutil.Process]) -> list[float]:

@@ -7,7 +7,6 @@ late) while the others order requests. It prints each replica's resident memory 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import tempfile
@@ -17,11 +16,11 @@ import msgspec
 import psutil
 
 from nodes.byzantine.config import Byzantine, Trick
-from testbed.bench.client import Client
-from testbed.bench.consensus import rss_mb, run
-from testbed.bench.load import Device, Load, bench_policy, devices
+from testbed.bench.consensus import rss_mb
+from testbed.bench.load import Device, bench_policy, devices
 from testbed.bench.network import Network
-from testbed.bench.stage import Say, until
+from testbed.bench.session import run, session
+from testbed.bench.stage import Say
 
 __all__ = ["FLAT_MB", "BenchPlan", "BenchResult", "Sample", "measure"]
 
@@ -89,30 +88,21 @@ def measure(plan: BenchPlan, say: Say) -> BenchResult:
 
 
 async def _watched(plan: BenchPlan, network: Network, of: list[Device], say: Say) -> list[Sample]:
-    client = Client(network)
-    await client.connect()
-    load = Load(client, of, plan.payload_bytes)
-    what = f"enrolling {len(of)} devices"
-    await until(what, client, lambda: load.enrolled, load.enrol(), say)
     processes = [psutil.Process(network.pid(n)) for n in network.replicas]
     last = network.pid(plan.replicas - 1)
-    if plan.peer == "suspended":
-        os.kill(last, signal.SIGSTOP)
-    samples = [Sample(0, client.height, rss_mb(processes))]
-    load.start()
-    for share in range(1, SAMPLES + 1):
-        wanted = plan.requests * share // SAMPLES
-
-        async def reach(wanted: int = wanted) -> None:
-            while load.finished < wanted:
-                await asyncio.sleep(0.05)
-
-        await until("ordering requests", client, lambda: load.finished, reach(), say)
-        samples.append(Sample(load.finished, client.height, rss_mb(processes)))
-        say(_line(samples[-1]))
-    os.kill(last, signal.SIGCONT)
-    await until("the last requests", client, lambda: load.finished, load.stop(), say)
-    await client.close()
+    async with session(network, of, plan.payload_bytes, say, body_source=0) as bench:
+        client, load = bench.client, bench.load
+        if plan.peer == "suspended":
+            os.kill(last, signal.SIGSTOP)
+        samples = [Sample(0, client.height, rss_mb(processes))]
+        load.start()
+        for share in range(1, SAMPLES + 1):
+            wanted = plan.requests * share // SAMPLES
+            await bench.reach("ordering requests", lambda: load.finished, wanted)
+            samples.append(Sample(load.finished, client.height, rss_mb(processes)))
+            say(_line(samples[-1]))
+        os.kill(last, signal.SIGCONT)
+        await bench.drain()
     return samples
 
 

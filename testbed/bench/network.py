@@ -6,7 +6,6 @@ directly, with mutual TLS on loopback, each in its own directory.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -44,8 +43,9 @@ class Network:
     """Files of all replicas under `directory`; processes are started one by one or together.
 
     `clients` names the gateways that get a key under `directory/<name>`. `store` is "sqlite" or
-    "memory". With `trace_every` one request in so many is traced. With `switch` each replica has
-    the switch of campaigns, which gets no order.
+    "memory". Each replica writes its profile into the folder `profile`. With `trace_every` one
+    request in so many is traced. With `switch` each replica has the switch of campaigns, which gets
+    no order.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Network:
         store: str = "sqlite",
         byzantine: Mapping[int, Byzantine] | None = None,
         verify_threads: int | None = None,
-        profile: bool = False,
+        profile: Path | None = None,
         keep_data_blocks: int | None = None,
         trace_every: int | None = None,
         switch: bool = False,
@@ -88,7 +88,7 @@ class Network:
             config = msgspec.structs.replace(
                 config,
                 verify_threads=verify_threads,
-                profile="profile.pstats" if profile else None,
+                profile=str(profile.absolute() / f"replica-{n}.pstats") if profile else None,
                 keep_data_blocks=keep_data_blocks,
                 trace=TRACE if trace_every else None,
                 trace_every=trace_every or 1,
@@ -239,8 +239,3 @@ class HeldPort:
 
     def release(self) -> None:
         self._socket.close()
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))

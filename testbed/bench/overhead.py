@@ -8,9 +8,8 @@ neither.
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
-from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -18,12 +17,11 @@ import msgspec
 import psutil
 
 from chain.genesis import Consensus
-from testbed.bench.client import Client
-from testbed.bench.consensus import run
 from testbed.bench.limit import cpu_s
-from testbed.bench.load import Device, Load, bench_policy, devices
+from testbed.bench.load import Device, bench_policy, devices
 from testbed.bench.network import Network
-from testbed.bench.stage import Say, until
+from testbed.bench.session import Session, run, session
+from testbed.bench.stage import Say
 from testbed.report.pairing import Estimate, known, paired_ratio
 
 __all__ = ["BenchPlan", "BenchResult", "measure"]
@@ -67,8 +65,7 @@ class _Side(msgspec.Struct):
     """One of the two networks."""
 
     network: Network
-    load: Load
-    client: Client
+    bench: Session
     spent_us: list[float] = []
     requests: int = 0
 
@@ -108,37 +105,23 @@ async def _turns(
     plan: BenchPlan, parts: list[tuple[Network, list[Device]]], say: Say
 ) -> list[_Side]:
     sides = []
-    for network, of in parts:
-        client = Client(network, body_source=plan.replicas - 1, retry_s=RETRY_S)
-        await client.connect()
-        load = Load(client, of, plan.payload_bytes)
-        await until(f"enrolling {len(of)} devices", client, _enrolled(load), load.enrol(), say)
-        sides.append(_Side(network, load, client))
-    for pair in range(plan.pairs):
-        for side in sides if pair % 2 == 0 else reversed(sides):
-            await _turn(plan, side, say)
-    for side in sides:
-        await side.client.close()
+    async with AsyncExitStack() as stack:
+        for network, of in parts:
+            opened = session(network, of, plan.payload_bytes, say, retry_s=RETRY_S)
+            sides.append(_Side(network, await stack.enter_async_context(opened)))
+        for pair in range(plan.pairs):
+            for side in sides if pair % 2 == 0 else reversed(sides):
+                await _turn(plan, side)
     return sides
 
 
-def _enrolled(load: Load) -> Callable[[], int]:
-    return lambda: load.enrolled
-
-
-async def _turn(plan: BenchPlan, side: _Side, say: Say) -> None:
-    load, client = side.load, side.client
+async def _turn(plan: BenchPlan, side: _Side) -> None:
+    load = side.bench.load
     processes = [psutil.Process(side.network.pid(n)) for n in side.network.replicas]
-
-    async def finish(count: int) -> None:
-        while load.finished < count:
-            await asyncio.sleep(0.005)
-
     before_s, first = cpu_s(processes), load.finished
     load.start(plan.in_flight)
-    work = finish(first + plan.turn_requests)
-    await until("a turn", client, lambda: load.finished, work, say)
-    await until("waiting for the last requests", client, lambda: load.finished, load.stop(), say)
+    await side.bench.reach("a turn", lambda: load.finished, first + plan.turn_requests)
+    await side.bench.drain()
     # Counted from the first request to the last answer, because many requests are in flight at
     # once.
     spent_s, done = cpu_s(processes) - before_s, load.finished - first

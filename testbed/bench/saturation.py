@@ -20,11 +20,10 @@ import msgspec
 from hdrh.histogram import HdrHistogram
 
 from nodes.device.sends import Gaps, Profile, intended_ms
-from testbed.bench.client import Client
-from testbed.bench.consensus import run
 from testbed.bench.load import Device, Load, bench_policy, devices
 from testbed.bench.network import Network
-from testbed.bench.stage import Say, until
+from testbed.bench.session import run, session
+from testbed.bench.stage import Say
 from testbed.profile import constant
 from testbed.report.saturation import Saturation, Step, knee_of, saturated
 
@@ -79,23 +78,20 @@ def measure(plan: BenchPlan, say: Say = lambda _: None) -> BenchResult:
 async def _steps(
     plan: BenchPlan, network: Network, of: list[Device], say: Say
 ) -> tuple[list[Step], list[float]]:
-    client = Client(network, body_source=plan.replicas - 1)
-    await client.connect()
-    load = Load(client, of, plan.payload_bytes)
-    await until(f"enrolling {len(of)} devices", client, lambda: load.enrolled, load.enrol(), say)
     steps: list[Step] = []
     late_ms: list[float] = []
     per_s = plan.from_per_s
-    while per_s <= plan.to_per_s and len(steps) < _STEPS_MAX:
-        offered = _Offered(load, plan, per_s, len(steps))
-        what = f"offering {per_s:,.0f}/s"
-        await until(what, client, lambda: load.finished, offered.play(), say)
-        steps.append(offered.step())
-        late_ms.append(round(offered.late_s * 1000, 1))
-        if saturated(steps[-1], steps[0]):
-            break
-        per_s *= plan.growth
-    await client.close()
+    async with session(network, of, plan.payload_bytes, say) as bench:
+        load = bench.load
+        while per_s <= plan.to_per_s and len(steps) < _STEPS_MAX:
+            offered = _Offered(load, plan, per_s, len(steps))
+            what = f"offering {per_s:,.0f}/s"
+            await bench.until(what, lambda: load.finished, offered.play())
+            steps.append(offered.step())
+            late_ms.append(round(offered.late_s * 1000, 1))
+            if saturated(steps[-1], steps[0]):
+                break
+            per_s *= plan.growth
     return steps, late_ms
 
 

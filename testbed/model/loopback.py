@@ -3,7 +3,6 @@ these times."""
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,11 @@ import psutil
 
 from chain.genesis import Consensus
 from nodes.events import read_events
-from testbed.bench.client import Client
-from testbed.bench.consensus import run
 from testbed.bench.limit import cpu_s
-from testbed.bench.load import Device, Load, bench_policy, devices
+from testbed.bench.load import Device, bench_policy, devices
 from testbed.bench.network import Network
-from testbed.bench.stage import Say, until
+from testbed.bench.session import run, session
+from testbed.bench.stage import Say
 
 __all__ = ["Measured", "measure_loopback"]
 
@@ -65,23 +63,15 @@ async def _load(
 ) -> tuple[int, int, float]:
     """Runs a closed loop. Returns (height before, height after, CPU time of all replicas in
     between)."""
-    client = Client(network, body_source=len(network.replicas) - 1)
-    await client.connect()
-    load = Load(client, of, _PAYLOAD_BYTES)
-    await until("enrolling", client, lambda: load.enrolled, load.enrol(), say)
-    load.start()
-
-    async def reach(height: int) -> None:
-        while client.height < height:
-            await asyncio.sleep(0.01)
-
-    await until("warming up", client, lambda: client.height, reach(client.height + _WARM_UP), say)
     processes = [psutil.Process(network.pid(n)) for n in network.replicas]
-    first, before_s = client.height, cpu_s(processes)
-    await until("measuring", client, lambda: client.height, reach(first + blocks), say)
-    last, after_s = client.height, cpu_s(processes)
-    await until("ending", client, lambda: load.finished, load.stop(), say)
-    await client.close()
+    async with session(network, of, _PAYLOAD_BYTES, say) as bench:
+        client = bench.client
+        bench.load.start()
+        await bench.reach("warming up", lambda: client.height, client.height + _WARM_UP)
+        first, before_s = client.height, cpu_s(processes)
+        await bench.reach("measuring", lambda: client.height, first + blocks)
+        last, after_s = client.height, cpu_s(processes)
+        await bench.drain()
     return first, last, after_s - before_s
 
 
