@@ -17,11 +17,6 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure speed on this machine.")
 
 
-@app.callback()
-def bench() -> None:
-    """Measure speed on this machine."""
-
-
 app.command()(bench_consensus.consensus)
 app.command()(bench_consensus.memory)
 app.command()(bench_consensus.traces)

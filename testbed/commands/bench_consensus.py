@@ -14,11 +14,18 @@ from testbed.bench import memory as memories
 from testbed.bench import overhead
 from testbed.bench import table as tables
 from testbed.bench.consensus import BenchPlan, BenchResult, measure
-from testbed.commands.options import JsonOption, columns, markdown, print_json, say, time_option
+from testbed.commands.options import (
+    JsonOption,
+    columns,
+    markdown,
+    print_found,
+    say,
+    time_option,
+)
 from testbed.errors import ConfigurationError
 from testbed.report.pairing import estimate_in_words
 
-__all__ = ["catch_up", "consensus", "memory", "switch", "traces"]
+__all__ = ["InFlight", "Replicas", "Store", "catch_up", "consensus", "memory", "switch", "traces"]
 
 Replicas = Annotated[int, typer.Option(min=4, max=64, help="Replica processes.")]
 InFlight = Annotated[
@@ -30,6 +37,8 @@ Store = Annotated[
     Literal["sqlite", "memory"],
     typer.Option(help="sqlite: votes are synced to disk; memory: they are not."),
 ]
+Pairs = Annotated[int, typer.Option(min=1, help="Turns without and with it.")]
+TurnRequests = Annotated[int, typer.Option(min=10, help="Requests of a turn.")]
 
 
 def consensus(
@@ -87,25 +96,20 @@ def consensus(
         _table(plan, as_json=as_json)
         return
     result = measure(plan, say)
-    if as_json:
-        print_json(msgspec.to_builtins(result))
-    else:
-        typer.echo(_readable(result))
+    print_found(result, _readable(result), as_json=as_json)
 
 
 def _table(plan: BenchPlan, *, as_json: bool) -> None:
     """Prints each row as soon as it is measured, so that an interrupted table is not lost."""
-    rows = []
-    found = tables.measure_table(plan, tables.REPLICAS, tables.IN_FLIGHT, tables.ROUNDS, say)
+    rows: list[tuple[str, ...]] = [tables.HEADER]
     results = []
+    found = tables.measure_table(plan, tables.REPLICAS, tables.IN_FLIGHT, tables.ROUNDS, say)
     for result, load in found:
         rows.append(tables.row(result, load))
         results.append({**msgspec.to_builtins(result), "load": round(load, 1)})
         say(" | ".join(rows[-1]))
-    if as_json:
-        print_json({"schema": "testbed.bench.table/1", "results": results})
-    else:
-        typer.echo(markdown([tables.HEADER, *rows]))
+    table = {"schema": "testbed.bench.table/1", "results": results}
+    print_found(table, markdown(rows), as_json=as_json)
 
 
 def memory(
@@ -135,20 +139,18 @@ def memory(
         ),
         say,
     )
-    if as_json:
-        print_json(msgspec.to_builtins(result))
-        return
     names = [f"r{n} MB" for n in range(replicas)]
     rows = [
         (f"{each.requests:,}", f"{each.height:,}", *(f"{size:.1f}" for size in each.rss_mb))
         for each in result.samples
     ]
-    typer.echo(markdown([("requests", "height", *names), *rows]))
-    verdict = "flat" if result.flat else "NOT flat"
-    typer.echo(
-        f"\n{verdict}: at most {result.growth_mb:+.1f} MB from half of the requests to the end "
-        f"(allowed {memories.FLAT_MB:.0f}); largest {result.largest_mb:.1f} MB"
+    verdict = (
+        f"{'flat' if result.flat else 'NOT flat'}: at most {result.growth_mb:+.1f} MB from half of "
+        f"the requests to the end (allowed {memories.FLAT_MB:.0f}); largest "
+        f"{result.largest_mb:.1f} MB"
     )
+    table = markdown([("requests", "height", *names), *rows])
+    print_found(result, f"{table}\n\n{verdict}", as_json=as_json)
 
 
 def traces(
@@ -157,8 +159,8 @@ def traces(
     in_flight: InFlight = 1000,
     payload: Payload = 512,
     every: Annotated[int, typer.Option(min=1, help="Trace one request in so many.")] = 1,
-    pairs: Annotated[int, typer.Option(min=1, help="Turns without and with traces.")] = 10,
-    requests: Annotated[int, typer.Option(min=10, help="Requests of a turn.")] = 4000,
+    pairs: Pairs = 10,
+    requests: TurnRequests = 4000,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the cost of tracing for a replica: the ratio of CPU time with and without traces, in
@@ -182,8 +184,8 @@ def switch(
     replicas: Replicas = 4,
     in_flight: InFlight = 1000,
     payload: Payload = 512,
-    pairs: Annotated[int, typer.Option(min=1, help="Turns without and with a switch.")] = 10,
-    requests: Annotated[int, typer.Option(min=10, help="Requests of a turn.")] = 4000,
+    pairs: Pairs = 10,
+    requests: TurnRequests = 4000,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the cost of a campaign's switch without an order for a replica: the ratio of CPU
@@ -204,23 +206,14 @@ def switch(
 
 def _overhead(plan: overhead.BenchPlan, as_json: bool) -> None:
     result = overhead.measure(plan, say)
-    if as_json:
-        print_json(msgspec.to_builtins(result))
-        return
-    typer.echo(
-        columns(
-            [
-                ("CPU us per request and replica, without", f"{median(result.without_us):.1f}"),
-                (f"the same with {plan.what}", f"{median(result.with_us):.1f}"),
-                ("ratio, median of pairs [95 %]", estimate_in_words(result.ratio)),
-                *(
-                    [("bytes of traces per request, all replicas", f"{result.trace_bytes:.0f}")]
-                    if plan.what == "traces"
-                    else []
-                ),
-            ]
-        )
-    )
+    rows = [
+        ("CPU us per request and replica, without", f"{median(result.without_us):.1f}"),
+        (f"the same with {plan.what}", f"{median(result.with_us):.1f}"),
+        ("ratio, median of pairs [95 %]", estimate_in_words(result.ratio)),
+    ]
+    if plan.what == "traces":
+        rows.append(("bytes of traces per request, all replicas", f"{result.trace_bytes:.0f}"))
+    print_found(result, columns(rows), as_json=as_json)
 
 
 def catch_up(
@@ -241,22 +234,16 @@ def catch_up(
         ),
         say,
     )
-    if as_json:
-        print_json(msgspec.to_builtins(result))
-        return
-    typer.echo(
-        columns(
-            [
-                ("blocks behind when it was back", f"{result.behind_blocks:,}"),
-                ("chain, blocks/s, before it came back", f"{result.live_per_s:,.0f}"),
-                ("chain, blocks/s, meanwhile", f"{result.live_per_s_meanwhile:,.0f}"),
-                ("caught up, blocks/s", f"{result.caught_up_per_s:,.0f}"),
-                ("ratio to the chain", f"{result.ratio:.1f}"),
-                ("seconds", f"{result.took_s:.1f}"),
-                ("seconds until it listened", f"{result.start_s:.1f}"),
-            ]
-        )
-    )
+    rows = [
+        ("blocks behind when it was back", f"{result.behind_blocks:,}"),
+        ("chain, blocks/s, before it came back", f"{result.live_per_s:,.0f}"),
+        ("chain, blocks/s, meanwhile", f"{result.live_per_s_meanwhile:,.0f}"),
+        ("caught up, blocks/s", f"{result.caught_up_per_s:,.0f}"),
+        ("ratio to the chain", f"{result.ratio:.1f}"),
+        ("seconds", f"{result.took_s:.1f}"),
+        ("seconds until it listened", f"{result.start_s:.1f}"),
+    ]
+    print_found(result, columns(rows), as_json=as_json)
 
 
 def _readable(result: BenchResult) -> str:

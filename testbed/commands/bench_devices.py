@@ -15,7 +15,7 @@ from testbed.bench import restart as restarts
 from testbed.bench import revocation as revocations
 from testbed.bench import serial as serials
 from testbed.bench.figures import Spread
-from testbed.commands.options import JsonOption, columns, print_json, say, time_option
+from testbed.commands.options import JsonOption, columns, print_found, say, time_option
 
 __all__ = ["admission", "growth", "restart", "revocation", "serial"]
 
@@ -53,9 +53,6 @@ def restart(
 ) -> None:
     """Measure the CPU time of `device list` and of starts, by the age of the ledger."""
     found = restarts.measure(blocks or [1_000, 10_000], say)
-    if as_json:
-        print_json([msgspec.to_builtins(each) for each in found])
-        return
     first = {each.who: each for each in reversed(found)}
     rows = [("WHO", "BLOCKS", "CPU s", "RATIO", "FROM GENESIS s", "RATIO")]
     for each in found:
@@ -72,7 +69,7 @@ def restart(
                 f"{each.genesis_s / genesis:.1f}",
             )
         )
-    typer.echo(columns(rows))
+    print_found(found, columns(rows), as_json=as_json)
 
 
 def growth(
@@ -93,9 +90,6 @@ def growth(
 ) -> None:
     """Measure how many bytes a block takes at a replica and at a gateway, and a year of blocks."""
     found = growths.measure(payload, say)
-    if as_json:
-        print_json([msgspec.to_builtins(each) for each in found])
-        return
     rows = [("", *(each.who for each in found))]
     rows.append(("block with a reading, bytes", *(f"{each.record:,.0f}" for each in found)))
     rows.append(("the same, pruned", *(f"{each.record_pruned:,.0f}" for each in found)))
@@ -103,7 +97,7 @@ def growth(
     for name, pruned in (("a year, GB", False), ("the same, pruned", True)):
         years = (each.year_bytes(every_ms / 1000, pruned=pruned) for each in found)
         rows.append((name, *(f"{year / 1e9:,.1f}" for year in years)))
-    typer.echo(columns(rows))
+    print_found(found, columns(rows), as_json=as_json)
 
 
 def admission(
@@ -155,13 +149,10 @@ def revocation(
 
 
 def _print(result: msgspec.Struct, figures: Mapping[str, Spread | float], *, as_json: bool) -> None:
-    if as_json:
-        print_json(msgspec.to_builtins(result))
-        return
     rows: list[Sequence[object]] = [("", "p50", "p90", "max", "n")]
     for name, figure in figures.items():
         if isinstance(figure, Spread):
             rows.append((name, figure.p50, figure.p90, figure.max, figure.n))
         else:
             rows.append((name, f"{figure:,}", "", "", ""))
-    typer.echo(columns(rows))
+    print_found(result, columns(rows), as_json=as_json)

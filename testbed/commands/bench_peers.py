@@ -15,7 +15,8 @@ from testbed.bench import against as beside
 from testbed.bench import consensus
 from testbed.bench.peers import Asked, hosts, measure_bft_smart, settings
 from testbed.bench.view_changes import ViewChanges, measure_view_changes
-from testbed.commands.options import JsonOption, markdown, print_json, say
+from testbed.commands.bench_consensus import InFlight, Replicas, Store
+from testbed.commands.options import JsonOption, markdown, print_found, say
 from testbed.report.pairing import estimate_in_words, plain
 
 __all__ = ["against", "peers", "views"]
@@ -63,26 +64,19 @@ def peers(
         replicas=replicas, in_flight=clients, payload_bytes=payload, store=store, limit=False
     )
     ours = consensus.measure(plan, say)
-    if as_json:
-        rows = {
-            "bft-smart": theirs,
-            "bft-smart-alone": alone,
-            "bft-smart-settings": settings(build),
-            "testbed": ours,
-        }
-        print_json(msgspec.to_builtins(rows))
-        return
+    found = {
+        "bft-smart": theirs,
+        "bft-smart-alone": alone,
+        "bft-smart-settings": settings(build),
+        "testbed": ours,
+    }
     said = ", ".join(f"{name} = {value}" for name, value in settings(build).items())
-    typer.echo(f"BFT-SMaRt's config: {said}\n")
-    typer.echo(
-        markdown(
-            [
-                ("", "requests/s", "one request alone, ms"),
-                ("BFT-SMaRt", f"{theirs.requests_per_s:,.0f}", f"{alone.latency_ms:.2f} (mean)"),
-                ("this project", f"{ours.requests_per_s:,.0f}", f"{ours.alone_ms.p50:.2f} (p50)"),
-            ]
-        )
-    )
+    rows = [
+        ("", "requests/s", "one request alone, ms"),
+        ("BFT-SMaRt", f"{theirs.requests_per_s:,.0f}", f"{alone.latency_ms:.2f} (mean)"),
+        ("this project", f"{ours.requests_per_s:,.0f}", f"{ours.alone_ms.p50:.2f} (p50)"),
+    ]
+    print_found(found, f"BFT-SMaRt's config: {said}\n\n{markdown(rows)}", as_json=as_json)
 
 
 def against(
@@ -90,14 +84,9 @@ def against(
         Path, typer.Argument(metavar="DIR", help="The other checkout, with its .venv.")
     ],
     *,
-    store: Annotated[
-        Literal["sqlite", "memory"],
-        typer.Option(help="sqlite: votes are synced to disk; memory: they are not."),
-    ] = "sqlite",
-    replicas: Annotated[int, typer.Option(min=4, max=64, help="Replica processes.")] = 4,
-    in_flight: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Requests in flight under load.")
-    ] = 1000,
+    store: Store = "sqlite",
+    replicas: Replicas = 4,
+    in_flight: InFlight = 1000,
     pairs: Annotated[
         int, typer.Option(min=1, help="Turns of each. An interval needs 6 or more.")
     ] = 9,
@@ -119,9 +108,6 @@ def against(
         turn_requests=requests,
     )
     result = beside.measure(plan, say)
-    if as_json:
-        print_json(msgspec.to_builtins(result))
-        return
     rows = [
         (
             each.figure,
@@ -132,7 +118,8 @@ def against(
         )
         for each in result.compared
     ]
-    typer.echo(markdown([("", "theirs", "ours", "ratio [95 %]", "goal"), *rows]))
+    table = markdown([("", "theirs", "ours", "ratio [95 %]", "goal"), *rows])
+    print_found(result, table, as_json=as_json)
 
 
 def views(
@@ -151,10 +138,7 @@ def views(
     for number in replicas or [64, 100]:
         say(f"{number} replicas")
         results.append(measure_view_changes(number))
-    if as_json:
-        print_json(msgspec.to_builtins(results))
-    else:
-        typer.echo(_readable(results))
+    print_found(results, _readable(results), as_json=as_json)
 
 
 def _readable(results: list[ViewChanges]) -> str:

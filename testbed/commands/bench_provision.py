@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from testbed.bench.provisioning import Provisioning, measure_provisioning
-from testbed.commands.options import JsonOption, columns, print_json
+from testbed.commands.options import JsonOption, columns, print_found
 from testbed.emulate.plan import HOSTS_MAX
 
 __all__ = ["provision"]
@@ -20,10 +20,8 @@ def provision(
 ) -> None:
     """Measure how long it takes to provision emulated hosts, from nothing and again."""
     result = measure_provisioning(hosts)
-    if as_json:
-        print_json(msgspec.to_builtins(result) | {"ratio": round(result.ratio, 2)})
-    else:
-        typer.echo(_readable(result))
+    found = msgspec.structs.asdict(result) | {"ratio": round(result.ratio, 2)}
+    print_found(found, _readable(result), as_json=as_json)
 
 
 def _readable(result: Provisioning) -> str:

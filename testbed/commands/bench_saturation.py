@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import msgspec
 import typer
 
+from testbed.commands.bench_consensus import Replicas, Store
 from testbed.commands.options import (
     JsonOption,
     figure_kind,
     markdown,
-    print_json,
+    print_found,
     say,
     time_option,
     write_out,
@@ -26,7 +26,7 @@ __all__ = ["saturation"]
 
 def saturation(
     *,
-    replicas: Annotated[int, typer.Option(min=4, max=64, help="Replica processes.")] = 4,
+    replicas: Replicas = 4,
     devices: Annotated[
         int, typer.Option(min=1, max=20_000, help="Devices in this process, each with its key.")
     ] = 1000,
@@ -41,9 +41,7 @@ def saturation(
     step_ms: Annotated[
         float | None, time_option("--step", "How long a step lasts.", default="5s")
     ] = None,
-    store: Annotated[Literal["sqlite", "memory"], typer.Option(help="Votes synced, or not.")] = (
-        "sqlite"
-    ),
+    store: Store = "sqlite",
     seed: Annotated[int, typer.Option(min=0, help="Of the intended times.")] = 1,
     figure: Annotated[
         Path | None, typer.Option("--figure", metavar="FILE", help="Draw it: .svg or .pdf.")
@@ -82,10 +80,7 @@ def saturation(
         with styled():
             drawn = rendered(draw_saturation(result.saturation, WATERMARK), kind)
         write_out(figure, drawn)
-    if as_json:
-        print_json(msgspec.to_builtins(result))
-    else:
-        typer.echo(_readable(result))
+    print_found(result, _readable(result), as_json=as_json)
 
 
 def _readable(result: BenchResult) -> str:

@@ -15,7 +15,7 @@ import typer
 from chain.quorum import REPLICAS_MIN
 from testbed.bundle import find_run
 from testbed.commands import model_curve
-from testbed.commands.options import JsonOption, columns, print_json, time_option
+from testbed.commands.options import JsonOption, columns, print_found, time_option
 from testbed.commands.sizes import sizes
 from testbed.errors import ConfigurationError
 from testbed.model.group import FORMULA, GroupRisk, group_risk, group_table, scientific
@@ -62,17 +62,14 @@ def group(
         if members is None
         else (group_risk(replicas, faulty, members, accepts),)
     )
-    if as_json:
-        found = [_risk_json(row) for row in rows]
-        print_json({"formula": FORMULA.splitlines(), "groups": found})
-        return
-    typer.echo(f"{replicas} replicas, {faulty} of them faulty; per request\n")
     table: list[tuple[object, ...]] = [("m", "k", "FALSE ACCEPT", "ONE IN", "DENIAL", "ONE IN")]
     table += [(row.m, row.k, *_cells(row.false_accept), *_cells(row.denial)) for row in rows]
-    typer.echo(columns(table))
-    typer.echo(
-        f"\n{FORMULA}\nA device that colludes with liars can ask again with another nonce: "
-        "each request is a new draw."
+    print_found(
+        {"formula": FORMULA.splitlines(), "groups": [_risk_json(row) for row in rows]},
+        f"{replicas} replicas, {faulty} of them faulty; per request\n\n{columns(table)}\n\n"
+        f"{FORMULA}\nA device that colludes with liars can ask again with another nonce: "
+        "each request is a new draw.",
+        as_json=as_json,
     )
 
 
@@ -121,27 +118,23 @@ def consensus(
         parameters = fitted.parameters
     base_ms = consensus_times(REPLICAS_MIN, parameters).total_ms
     times = [consensus_times(n, parameters) for n in wanted]
-    if as_json:
-        print_json(
-            {
-                "parameters": msgspec.to_builtins(parameters),
-                "calibration": None if fitted is None else msgspec.to_builtins(fitted),
-                "notes": () if fitted is None else fitted.notes,
-                "times": [
-                    msgspec.to_builtins(each)
-                    | {"total_ms": each.total_ms, "ratio": each.total_ms / base_ms}
-                    for each in times
-                ],
-            }
-        )
-        return
-    typer.echo(
+    found = {
+        "parameters": parameters,
+        "calibration": fitted,
+        "notes": () if fitted is None else fitted.notes,
+        "times": [
+            msgspec.structs.asdict(each)
+            | {"total_ms": each.total_ms, "ratio": each.total_ms / base_ms}
+            for each in times
+        ],
+    }
+    head = (
         f"mean delay of a message {parameters.delay_ms:.4g} ms, "
-        f"mean work per message {parameters.work_ms:.4g} ms"
+        f"mean work per message {parameters.work_ms:.4g} ms\n"
     )
     if fitted is not None:
-        typer.echo(_fit_text(fitted))
-    typer.echo("\n" + _times_text(times, base_ms))
+        head += _fit_text(fitted)
+    print_found(found, f"{head}\n{_times_text(times, base_ms)}", as_json=as_json)
 
 
 def _calibration(bundles: list[str]) -> Calibration | None:
@@ -162,8 +155,8 @@ def _parameters(delay_ms: float | None, work_ms: float | None) -> Parameters:
 
 
 def _fit_text(fitted: Calibration) -> str:
-    lines = [f"fitted to {fitted.blocks} blocks, relative error {fitted.error:.1%}"]
-    return "\n".join([*lines, *(f"note: {note}" for note in fitted.notes)])
+    lines = [f"fitted to {fitted.blocks} blocks, relative error {fitted.error:.1%}\n"]
+    return "".join([*lines, *(f"note: {note}\n" for note in fitted.notes)])
 
 
 def _times_text(times: Sequence[Times], base_ms: float) -> str:
@@ -179,11 +172,7 @@ def _times_text(times: Sequence[Times], base_ms: float) -> str:
 
 def _risk_json(risk: GroupRisk) -> dict[str, Any]:
     """Exact fractions as text beside readable numbers, because the smallest are below any float."""
-    return {
-        "n": risk.n,
-        "f": risk.f,
-        "m": risk.m,
-        "k": risk.k,
+    return msgspec.structs.asdict(risk) | {
         "false_accept": scientific(risk.false_accept),
         "denial": scientific(risk.denial),
         "false_accept_exact": str(risk.false_accept),

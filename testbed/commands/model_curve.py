@@ -15,6 +15,7 @@ from testbed.commands.options import (
     JsonOption,
     columns,
     figure_kind,
+    print_found,
     print_json,
     say,
     time_option,
@@ -158,11 +159,12 @@ def predict(
     from testbed.model.predict import compared  # noqa: PLC0415 - see `model`
 
     rows = compared(found)
-    if as_json:
-        print_json(msgspec.to_builtins(found) | {"compared": msgspec.to_builtins(rows)})
-        return
-    typer.echo(f"{found.machine}; {len(found.rounds)} rounds of {found.blocks} blocks\n")
-    typer.echo(_compared(rows))
+    head = f"{found.machine}; {len(found.rounds)} rounds of {found.blocks} blocks"
+    print_found(
+        msgspec.structs.asdict(found) | {"compared": rows},
+        f"{head}\n\n{_compared(rows)}",
+        as_json=as_json,
+    )
 
 
 def _compared(rows: list[Compared]) -> str:
@@ -269,10 +271,7 @@ def curve(
         )
     if figure is not None:
         write_out(figure, draw(found, points, kind))
-    if as_json:
-        print_json(msgspec.to_builtins(found))
-    else:
-        typer.echo(_readable(found))
+    print_found(found, _readable(found), as_json=as_json)
 
 
 def _readable(found: Curves) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from inventory.duration import duration_ms
@@ -28,6 +29,7 @@ __all__ = [
     "figure_kind",
     "file_kind",
     "markdown",
+    "print_found",
     "print_json",
     "say",
     "say_which",
@@ -115,6 +117,14 @@ def say_which(running: RunningLab, inventory: Path | None) -> None:
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def print_found(found: object, text: str, *, as_json: bool) -> None:
+    """What a command found: as JSON for machines, or as `text`."""
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        typer.echo(text)
 
 
 def write_out(path: Path, content: bytes) -> None:
