@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +66,8 @@ def show(
     blocks = shown_blocks(paths, height=height, last=last)
     if not blocks:
         wanted = "no block" if height is None else f"no block of height {height}"
-        raise ConfigurationError(f"{where}: {wanted} can be read; try `testbed ledger verify`")
+        again = f"testbed ledger verify {shlex.quote(where)}"
+        raise ConfigurationError(f"{where}: {wanted} can be read; try `{again}`")
     if as_json:
         print_json(msgspec.to_builtins(blocks))
     else:

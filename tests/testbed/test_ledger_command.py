@@ -153,4 +153,6 @@ def test_show_says_if_a_height_is_not_there(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["ledger", "show", str(bundle), "--height", "99"]) == 2
-    assert "no block of height 99" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no block of height 99" in said
+    assert f"ledger verify {bundle}`" in said
