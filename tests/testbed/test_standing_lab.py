@@ -20,26 +20,15 @@ import pytest
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import Unit
 from tests.testbed.hosts_support import eventually
+from tests.testbed.labs import local_lab
 from tests.testbed.operator_support import Operator
-
-INVENTORY = """\
-schema: testbed.inventory/1
-lab: small
-hosts:
-  r1: {connection: local, roles: [replica]}
-  r2: {connection: local, roles: [replica]}
-  r3: {connection: local, roles: [replica]}
-  r4: {connection: local, roles: [replica]}
-  gw1: {connection: local, roles: [gateway, broker]}
-  phone: {connection: local, roles: [environment, mobile]}
-"""
 
 
 @contextmanager
 def detached(operator: Operator) -> Iterator[dict[str, Any]]:
     """`testbed up --detach`; ended at the end at the latest."""
     inventory = operator.home / "small.yaml"
-    inventory.write_text(INVENTORY)
+    inventory.write_text(local_lab(mobiles=1, boards=0))
     words = ("up", "-i", str(inventory), "--every", "500ms", "--detach", "--json")
     started = operator.program(*words)
     assert started.returncode == 0, started.stdout + started.stderr
@@ -134,7 +123,7 @@ def test_a_chain_that_cannot_go_on_is_reported_and_down_ends_a_lab_whose_process
         ends = f"cannot go on; end it with `testbed down {' '.join(named)}`"
         assert ends in operator.run("status", *named).stdout
         assert ends in operator.run("device", "list", *named).stderr
-        assert ends in operator.fails(3, "device", "renew", "phone", *named)
+        assert ends in operator.fails(3, "device", "renew", "phones", *named)
         assert stuck in operator.run("device", "list").stderr
         eventually(lambda: stuck in (Path(up["home"]) / "up.log").read_text(), 60)
         pids = [each["process"]["pid"] for each in processes(operator).values()]
