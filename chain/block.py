@@ -1,4 +1,4 @@
-"""Blocks: a head of fixed layout that everything is proven from, and a body of records.
+"""Blocks: a head of fixed layout, from which everything is proven, and a body of records.
 
 The head is plain big-endian fields: a shell script can check links with `dd` and `openssl`.
 
@@ -15,7 +15,7 @@ The head is plain big-endian fields: a shell script can check links with `dd` an
        164      4  count of records
     = 168 bytes
 
-Blocks are appended and checked in `ledger`. What a record means is decided in `registry`.
+`ledger` appends and checks blocks. `registry` decides the contents of records.
 """
 
 from __future__ import annotations

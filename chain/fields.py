@@ -1,6 +1,6 @@
 """The types of fields that several formats share, with their limits. Sizes are bytes.
 
-Used by the genesis document, by what devices sign, by records and by replica messages.
+The genesis document, signed operations, records and replica messages use them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many votes decide what, for n replicas."""
+"""The sizes of quorums for n replicas."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Rate limits: token buckets, one for each source, asked before any signature is checked.
 
-Pure: the clock is given. The gateway drops messages above the rate, the broker's door only delays
-them. Both count by reason. The size limit of each queue stands beside that queue.
+Pure: the caller gives the clock. The gateway drops messages above the rate, the broker's door only
+delays them. Both count by reason. The size limit of each queue is beside that queue.
 """
 
 from __future__ import annotations

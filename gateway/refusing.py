@@ -1,8 +1,8 @@
-"""The one place where whatever a stranger's bytes raise becomes a refusal.
+"""The one place where any exception over a stranger's bytes becomes a refusal.
 
-Each entry of the gateway reads strangers' bytes inside `with refusing()`. Libraries raise more
-kinds of exceptions than their documentation lists, and one message must not end a process. Faults
-of this machine (a full disk, a damaged file) are not refusals: they pass.
+All code that reads strangers' bytes runs inside `with refusing()`. Libraries raise more kinds of
+exceptions than their documentation lists, and one message must not end a process. Faults of this
+machine (a full disk, a damaged file) are not refusals: they pass.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a bad link does to the messages of one direction: delay, loss, damage and the rest.
+"""The effects of a bad link on the messages of one direction: delay, loss, damage and the rest.
 
-`Shape` describes it; `Shaper` decides for each message when it arrives, how often and in which
-state. The carrier of the messages keeps the time: the wire of replicas, the MQTT client, the switch
-of the emulated lab. Nothing here waits or sends.
+`Shape` describes them; `Shaper` decides for each message when it arrives, how often, and with which
+damage. The carrier of the messages keeps the time: the wire of replicas, the MQTT client, the
+switch of the emulated lab. Nothing here waits or sends.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Background tasks that never end unseen. All code here and in `nodes` starts its tasks with this.
 
-A task of asyncio that raises is only logged, if at all, and its process lives on without it. Here a
-task that raises ends the block that owns it, with the same exception. An owner that wants to go on
-catches it and starts again.
+If a plain asyncio task raises, this is only logged, if at all, and the process goes on without the
+task. Here a task that raises ends the block that owns it, with the same exception. An owner that
+wants to go on catches the exception and starts again.
 """
 
 from __future__ import annotations

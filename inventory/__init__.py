@@ -1,1 +1,1 @@
-"""What a lab is: its model, its strict loader, its schema, and two inventory files."""
+"""The model of a lab, its strict loader, its schema, and the inventory files."""

@@ -1,6 +1,6 @@
-"""Addresses and ports of a lab: each can be one, none is taken twice, and there are enough ports.
+"""Checks addresses and ports of a lab: they are valid, unique, and there are enough ports.
 
-The other promises are in `checks`.
+The other rules are in `checks`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the parts of a lab must fit together: one small function per promise.
+"""How the parts of a lab must fit together: one small function per rule.
 
 The model checks single values, `addresses` addresses and ports. A mistake names the path of the
 value to change, and the fix.

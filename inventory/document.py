@@ -1,8 +1,8 @@
 """YAML text to plain data, with the place (line, column) of every value.
 
-Here: syntax, duplicate keys, and the limits that keep a hostile file cheap. What the data means is
-the business of `load` and of the models. ruamel.yaml composes the nodes, which carry positions; its
-constructors are not used.
+Here: syntax, duplicate keys, and the limits that keep a hostile file cheap. `load` and the models
+interpret the data. ruamel.yaml composes the nodes, which carry positions; its constructors are not
+used.
 
 Scalars resolve as in the YAML 1.2 core schema, without dates, octal and `.inf`. So `yes` and
 `2024-01-01` are text. Tags, merge keys (`<<`) and second documents are refused.

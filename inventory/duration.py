@@ -1,6 +1,5 @@
-"""Durations as people write them, in files and in options: `500ms`, `5s`, `2m`, `2h`, `7d`.
-
-Here: the one parser. Inventories, campaign files and the options of commands all use it.
+"""The parser of durations in inventories, campaign files and options: `500ms`, `5s`, `2m`, `2h`,
+`7d`.
 """
 
 from __future__ import annotations

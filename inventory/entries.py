@@ -1,7 +1,8 @@
-"""What an inventory file may say of hosts, boards, the chain and the broker: shapes only.
+"""The entries of an inventory file for hosts, boards, the chain and the broker: shapes only.
 
-Here: what each single value may be; `schema` publishes it. Elsewhere: the whole lab (`model`), how
-values must fit together, as unique addresses (`checks`), and reading files (`load`).
+Here: the type and range of each single value; `schema` publishes them. Elsewhere: the whole lab
+(`model`), how values must fit together, for example unique addresses (`checks`), and reading files
+(`load`).
 
 Units are last in names.
 """

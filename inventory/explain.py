@@ -1,4 +1,4 @@
-"""Says what is wrong with a file: place, path, mistake, fix, for the person who edits it.
+"""Explains the mistakes in a file to the person who edits it: place, path, mistake, fix.
 
 Here: pydantic's errors in plain words. Reading and checking are in `load`.
 """

@@ -1,4 +1,4 @@
-"""What is wrong with how the values of a lab fit together: one mistake."""
+"""One mistake in how the values of a lab fit together."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The model of a lab: an inventory file as a whole, and the look-ups that campaigns use.
 
 A `Lab` is immutable. Look-ups (`replicas`, `with_role`, `with_cap`) leave quarantined hosts out;
-`excluded` lists these, with reasons. What stands in the file about each host and board is in
-`entries`.
+`excluded` lists these, with reasons. `entries` has the models of hosts and boards.
 """
 
 from __future__ import annotations

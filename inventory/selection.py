@@ -1,7 +1,8 @@
-"""Choosing hosts and boards as people do: `pi01,pi02`, `role:replica`, `cap:netem`, `kind:esp32`.
+"""Choosing hosts and boards by name or label: `pi01,pi02`, `role:replica`, `cap:netem`,
+`kind:esp32`.
 
 A host's labels are its roles and capabilities; a board's are its kind, its host and the labels of
-its host. Elsewhere: what an option does with what was chosen.
+its host. The commands use the result.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The processes that run on machines; each subfolder is one kind of process, or what they share."""
+"""The processes that run on machines; each subfolder is one kind of process, or shared code."""

@@ -1,8 +1,8 @@
 """Deployment configs of processes: JSON, decoded into closed types.
 
-What replicas must agree on is in the genesis document; addresses, files and this machine's choices
-are here. Relative paths are relative to the config file. Here is a replica's config, and how every
-config is loaded; those of gateways and devices are in `edge_config`.
+The genesis document has everything that replicas must agree on. A config has addresses, files and
+choices of this machine. Relative paths are relative to the config file. This module has the config
+of a replica, and the loader of all configs; `edge_config` has those of gateways and devices.
 """
 
 from __future__ import annotations

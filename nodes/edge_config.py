@@ -1,4 +1,4 @@
-"""Deployment configs of gateways and devices. How they are loaded is in `config`."""
+"""Deployment configs of gateways and devices. `config` loads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typed events as JSON lines: what measurements, checks and the live view are made from.
+"""Typed events as JSON lines: the source of measurements, checks and the live view.
 
 One line: {"t": wall ns, "m": monotonic ns, "boot": boot id, "node": name, "n": count, "event":
 kind, ...}. Lines are kept in memory and written by size or age, never once per request. Files are

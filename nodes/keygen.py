@@ -1,8 +1,9 @@
 """`python -m nodes.keygen --dir DIR...`: makes processes' keys on the machine that will use them.
 
 One P-256 key signs votes, heads and the self-signed TLS certificate. The private key stays in
-DIR/key.pem (0600); what is printed, as one JSON line for each DIR, is public: the SPKI, the node id
-and the certificate. A second run prints the same: an existing key is never replaced.
+DIR/key.pem (0600). The program prints one JSON line for each DIR, with public values only: the
+SPKI, the node id and the certificate. A second run prints the same: an existing key is never
+replaced.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Metrics of one process, for Prometheus: off unless its config says where to listen.
+"""Metrics of one process, for Prometheus: off unless its config has an address to listen on.
 
-Nothing is counted for them: a separate thread reads what the process knows anyway, when somebody
-asks. Anybody who reaches the port can read them, and nothing else.
+They cost nothing until somebody asks: then a separate thread reads values that the process has
+anyway. Anybody who reaches the port can read them, and nothing else.
 """
 
 from __future__ import annotations

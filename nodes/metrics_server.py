@@ -1,5 +1,5 @@
-"""The HTTP server of `nodes.metrics`. A stranger who reaches it takes few threads and descriptors
-of a replica, and fills no log."""
+"""The HTTP server of `nodes.metrics`. A stranger who reaches it can take only a few threads and
+descriptors of a replica, and cannot fill a log."""
 
 from __future__ import annotations
 

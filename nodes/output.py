@@ -1,4 +1,4 @@
-"""Bounds what this process prints to a file: systemd appends to it and never rotates it.
+"""Bounds the output file of this process: systemd appends to it and never rotates it.
 
 On the machine of the orchestrator, output goes through a pipe to our own supervisor, which rotates
 (`testbed.hosts.supervise`).

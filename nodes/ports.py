@@ -1,4 +1,4 @@
-"""What the driver needs from the world: a clock, timers, a wire, a store.
+"""The driver's ports to the world: a clock, timers, a wire, a store.
 
 The real ones are `nodes.replica.clock`, `nodes.wire.tls_wire` and `nodes.replica.sqlite_store`;
 the simulator has its own. All are constructor arguments of `nodes.replica.driver.Driver`; real ones

@@ -1,4 +1,4 @@
-"""What every long-running process of this folder shares at `__main__` level.
+"""The `__main__` level of every long-running process of this folder.
 
 Signals, the end of the parent, a full disk, the ready file, housekeeping. A process ends cleanly
 on SIGTERM, SIGINT and SIGHUP, and with `--exit-on-stdin-eof` when its parent is gone. Its

@@ -1,4 +1,4 @@
-"""What a process uses of its machine: processor time, memory, signatures.
+"""A process's use of its machine: processor time, memory, signatures.
 
 A process that writes traces logs it every few seconds and at its end, in the event `usage`.
 """

@@ -1,16 +1,16 @@
 """The result bundle of a campaign of one or more runs: the place of each file.
 
     runs/<utc>-<campaign>-<hash>/
-      manifest.json   what ran, from which commit, where; the state of each run (`manifest`)
+      manifest.json   the plan, its commit, the machine; the state of each run (`manifest`)
       inputs/         campaign, whole schedule, redacted inventory
       run/0001-faults/            one directory for each run, also if there is only one
         genesis.json              the run's own network
-        env/<host>.json           what kind of machine each host was
+        env/<host>.json           the kind of machine of each host
         raw/                      <node>.jsonl events, ledger/<replica>.sqlite, serial/<board>.log,
                                   run.jsonl (phases), faults.jsonl, attacks.jsonl, clock.jsonl
         summary.json, derived/, plots/, report.html    rebuilt from raw by `testbed report`
-      attempts/0001-faults-1/     what an attempt left that did not become a run
-      summary.json, derived/, plots/, report.html, junit.xml    what all runs say together
+      attempts/0001-faults-1/     the files of a broken attempt
+      summary.json, derived/, plots/, report.html, junit.xml    the results of all runs together
 
 Nothing secret is ever written here: key files stay in the hosts' own trees, the inventory is
 redacted. Files are written whole or not at all, so that an interrupted run can still be read.

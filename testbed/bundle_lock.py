@@ -1,10 +1,11 @@
-"""The lock of a bundle that is being written. It ends with its process, however that ends.
+"""The lock of a bundle that is being written. It ends with its process, even by kill -9.
 
-Two things are locked: the directory, which nobody can delete without the bundle, and a file in it.
-The file names the process, and other machines see its lock on a network's disk.
+It locks two things: the bundle's directory, because somebody might delete the file; and a file in
+it, which names the process, and whose lock other machines see on a network disk.
 
-Whoever asks whether there is a lock takes a shared one for an instant. A writer shares with nobody,
-so it knows who only asks, and tries again until he is gone.
+A process that only asks whether there is a lock takes a shared lock for an instant. A writer takes
+an exclusive lock. So the writer recognises a process that only asks, and tries again until it has
+gone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Asks the hosts what an inventory should say of them: host keys, hardware serials, boards.
+"""Asks the hosts for their inventory entries: host keys, hardware serials, boards.
 
 Host keys are only shown. A person accepts one with `testbed inventory trust`.
 """

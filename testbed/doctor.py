@@ -1,9 +1,9 @@
-"""Judges whether a lab is fit for a run: compares what every host says of itself with the
+"""Judges whether a lab is fit for a run: compares every host's report about itself with the
 inventory.
 
-`examine` asks one host. It changes nothing there, but wakes undos that wait since a restart
-(`testbed.care.dead_man`). `judge` (one host) and `compare` (all of them) are pure. Each finding
-says what was seen and, if something is wrong, what fixes it. Connecting proves the host key
+`examine` asks one host. It changes nothing there, except that it wakes undos that have waited since
+a restart (`testbed.care.dead_man`). `judge` (one host) and `compare` (all of them) are pure. Each
+finding has the observed value and, if something is wrong, the fix. Connecting proves the host key
 already. `testbed.care.host_watch` watches hosts during a run.
 """
 

@@ -1,6 +1,6 @@
 """Does one piece of work on many hosts at once, and shows the progress of each.
 
-Every host is tried. The caller decides what a failure means. Elsewhere: the work itself
+Every host is tried. The caller handles failures. Elsewhere: the work itself
 (`testbed.provision`, `testbed.doctor`, `testbed.care.restore`, `testbed.care.lease`), the table and
 the command that tries again (`testbed.commands.fleet`).
 """

@@ -1,4 +1,4 @@
-"""manifest.json of a bundle: what was planned, from which inputs, and how far each run has come.
+"""manifest.json of a bundle: the planned runs, their inputs, and the state of each run.
 
 `bundle` says where files are. `campaign.resume` decides whether a campaign may be continued.
 """

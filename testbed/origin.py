@@ -3,8 +3,8 @@ names.
 
 An inventory has commands (power) and addresses. The manifest of a bundle from a stranger may name
 any file, even one that came with it. So the named file is used only if the bundle has our mark: a
-keyed digest of what was run, including commands of the inventory. The key never leaves this
-account.
+keyed digest of the inputs of the run, including commands of the inventory. The key never leaves
+this account.
 """
 
 from __future__ import annotations

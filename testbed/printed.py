@@ -1,4 +1,4 @@
-"""Writes our commands in messages as the reader can type them.
+"""Writes our commands in messages so that the reader can type them.
 
 Messages name commands as `testbed restore -i FILE`. This module puts in the path of the program,
 the inventory in use, and sudo for commands that need it. `testbed.cli` calls `using` once. Code

@@ -1,4 +1,4 @@
-"""Shapes of load as campaigns and benches offer them: constant, ramp, steps, bursts.
+"""Shapes of load of campaigns and benches: constant, ramp, steps, bursts.
 
 `nodes.device.sends`, which the devices run too, makes intended times from them.
 """

@@ -1,11 +1,11 @@
 """Takes secrets out of the inventory and the command line that a bundle holds: others will read it.
 
-It takes out what a stranger could misuse: logins, key and known_hosts paths, SSH ports, addresses
-of meters and of hosts that are reached over SSH, and the commands that switch power (they may hold
-tokens). Other paths lose their folders, and YAML comments go. It keeps what reproduces a run:
-roles, capabilities, boards and their identities, interfaces, options of the chain. The result is a
-valid inventory with the same schedule. The processes' own logs are not changed; they may name
-addresses of the data network.
+It removes everything that a stranger could misuse: logins, key and known_hosts paths, SSH ports,
+addresses of meters and of hosts that are reached over SSH, and the commands that switch power (they
+may hold tokens). Other paths lose their folders, and YAML comments go. It keeps everything that
+reproduces a run: roles, capabilities, boards and their identities, interfaces, options of the
+chain. The result is a valid inventory with the same schedule. The processes' own logs are not
+changed; they may name addresses of the data network.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Filters what goes to a terminal: text of others is shown but cannot control the terminal.
+"""Filters text for a terminal: text of others is shown but cannot control the terminal.
 
 Records, logs, bundles and inventories hold text that somebody else wrote. Control characters in it
 could move the cursor, change the window's title, or forge lines. `guarded` puts a filter before

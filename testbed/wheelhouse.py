@@ -1,9 +1,9 @@
-"""Makes the content of hosts' Python environments on this machine, so that hosts need no internet.
+"""Makes hosts' Python environments on this machine, so that hosts need no internet.
 
 Archives for each kind of host (architecture, Python, C library): the dependencies, resolved from
 `requirements-hosts.lock` with their hashes, and our own code (chain, gateway, nodes). They are
-cached by a hash of everything that they are made from. Elsewhere: bringing them to a host and
-installing them (`testbed.provision.install`).
+cached by a hash of all their inputs. Elsewhere: copying them to a host and installing them
+(`testbed.provision.install`).
 
 The wheels are unpacked here and sent as one archive. So installing on a host needs only a venv and
 `tar`. With pip it would take minutes on a Raspberry Pi, and pip itself would have to be sent first.

@@ -1,1 +1,1 @@
-"""What is signed, executed and remembered: operations, the registry of identities, admission."""
+"""Operations, the registry of identities, and admission: signed, executed and remembered."""

@@ -1,4 +1,4 @@
-"""What administrators do, m of n together; and revocation by the party that it concerns.
+"""The operations of administrators, m of n together; and revocation by a party of itself.
 
 Part of the `registry`, in the same shape as `admission`.
 """

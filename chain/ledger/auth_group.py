@@ -1,9 +1,9 @@
 """The authentication group: which replicas judge an access request, and how often liars win.
 
 Replicas are ranked by a hash of request id and epoch. Every replica recomputes the ranking, so no
-primary chooses. With the default m = 2f+1 and k = f+1, f liars can neither admit nor deny anybody,
-whatever the rule. A smaller group is a random draw: `false_accept` and `denial` compute how often a
-draw is bad. A device that colludes with replicas can draw again: it varies its nonce.
+primary chooses. With the default m = 2f+1 and k = f+1, f liars can neither admit nor deny anybody.
+A smaller group is a random draw: `false_accept` and `denial` compute how often a draw is bad. A
+device that colludes with replicas can draw again: it varies its nonce.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ of its group. If the primary stays silent, the gateway tries the other replicas,
 does the same: a silent primary cannot keep anybody out. Members answer with signed endorsements,
 accept or reject. k accepts make a request that the core orders and every replica checks again.
 
-Nothing is retried here. A request that is submitted again asks the silent members again. Who is in
-a group is in `auth_group`, the rules are in `registry`.
+Nothing is retried here. If a gateway submits a request again, the silent members are asked again.
+`auth_group` draws the group, `registry` has the rules.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What was seen recently: head hashes, which enrolments must name, and request ids.
+"""Recent head hashes, one of which an enrolment must name, and recent request ids.
 
-An enrolment may name a head of the last `window` blocks, and its id is remembered for as long. So a
+An enrolment may name a head of the last `window` blocks, and its id is remembered as long. So a
 captured enrolment is a duplicate inside the window and stale after it, without any clock. The owner
 keeps both a little longer than the window, to tell "stale" from "unknown".
 """

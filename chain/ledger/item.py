@@ -1,7 +1,7 @@
 """Batch items: a client's signed operation together with its authentication group's verdicts.
 
-An item is MessagePack [cose bytes, [endorsement frames]]. Operations are in `operations`, who
-belongs to the group in `auth_group`; whether an operation is allowed is the `registry`'s question.
+An item is MessagePack [cose bytes, [endorsement frames]]. `operations` has the operations,
+`auth_group` draws the group, and `registry` decides whether an operation is allowed.
 """
 
 from __future__ import annotations

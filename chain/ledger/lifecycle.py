@@ -1,4 +1,4 @@
-"""What an admitted identity may do for itself: data, sessions, renewal.
+"""Operations of an admitted identity for itself: data, sessions, renewal.
 
 Part of the `registry`, in the same shape as `admission`.
 """

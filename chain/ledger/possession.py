@@ -1,4 +1,4 @@
-"""What the key of a voucher, a renewal or a board signs, to show that its holder takes part.
+"""The statements that the key of a voucher, a renewal or a board signs: proof of possession.
 
 The operations that carry these signatures are in `operations`.
 """

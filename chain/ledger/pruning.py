@@ -1,12 +1,12 @@
-"""What may be removed from old blocks, and how they are still verified from the genesis.
+"""Pruning of old blocks, and how pruned blocks are still verified from the genesis.
 
 A record of data keeps its leaf and loses its item: the payload and the device's signature. The leaf
-says everything that such a record does to the state (whose counter rises, and how far), and the
-head commits to the leaf. So the head proves a pruned block, and it is executed like any other. Such
+has everything that such a record does to the state (whose counter rises, and how far), and the head
+commits to the leaf. So the head proves a pruned block, and it is executed like any other. Such
 blocks are enough to bring up a replica that lost everything. Every other record stays whole.
 
-The host decides how old a block must be. Which sources are believed is decided in `pbft.transfer`
-and `proofs.client`.
+The host decides how old a block must be. `pbft.transfer` and `proofs.client` decide which sources
+to believe.
 """
 
 from __future__ import annotations

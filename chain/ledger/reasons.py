@@ -1,6 +1,6 @@
 """Why the chain refuses an operation: a closed set of short stable words.
 
-A record's status and a signed denial carry one of them. The README lists who gets which.
+A record's status and a signed denial carry one of them. The README lists them by operation.
 """
 
 from __future__ import annotations

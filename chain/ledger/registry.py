@@ -1,4 +1,4 @@
-"""The state machine of identities: what an operation does, or why it is refused.
+"""The state machine of identities: carries out an operation, or refuses it with a reason.
 
 Deterministic, bounded and O(1) per operation. It is rebuilt by replaying blocks; replicas never
 take it from each other. `judge` and `screen` only ask; `apply` decides and returns the record's
@@ -9,8 +9,8 @@ are recorded when refused.
 older than a backup's. So it may propose a request that the backup already refuses. The core allows
 for that, and execution records such a request as refused.
 
-The rules are listed in `rules` and written in `admission`, `lifecycle` and `administration`; the
-tables are in `tables`. Signatures are checked before, in `item`. Blocks are made in `ledger`.
+`rules` lists the rules; their code is in `admission`, `lifecycle` and `administration`, the tables
+in `tables`. `item` has checked the signatures before. `ledger` makes blocks.
 """
 
 from __future__ import annotations

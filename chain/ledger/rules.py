@@ -1,4 +1,4 @@
-"""One row per operation: who may order it, why it is refused, what it does, whom it is about.
+"""One row per operation: who may order it, its refusals, its effect, the subject of its record.
 
 A new operation needs its type in `operations`, its rules in `admission`, `lifecycle` or
 `administration`, and a row here. `Enrol` has no row: its signer is not in the registry yet, so

@@ -1,7 +1,7 @@
 """The statement of a record: the paper's fields of one line of a block's body.
 
-Its deterministic CBOR is the Merkle leaf. Only the fields that apply are present. `registry`
-decides what it says; `proofs.proof` proves it to others.
+Its deterministic CBOR is the Merkle leaf. Only the fields that apply are present. `registry` fills
+it in; `proofs.proof` proves it to others.
 """
 
 from __future__ import annotations

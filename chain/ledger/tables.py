@@ -1,9 +1,9 @@
-"""The tables behind the registry: who is known, what is used up, how far the chain is.
+"""The tables behind the registry: known identities, used vouchers, the height of the chain.
 
 Only `registry` and the rules that it calls (`admission`, `lifecycle`, `administration`) write
 here, and only while a block is applied. Rebuilt by replaying blocks. Every table is bounded: by
-`nodes_max` for devices in force, by quotas of each device for its keys and boards, and by what
-administrators hand out.
+`nodes_max` for devices in force, by quotas of each device for its keys and boards, and by the
+number of vouchers that administrators hand out.
 """
 
 from __future__ import annotations

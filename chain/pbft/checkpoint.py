@@ -1,8 +1,9 @@
-"""Checkpoints: votes on head hashes, watermarks, what may be forgotten (OSDI'99, section 4.3).
+"""Checkpoints: votes on head hashes, watermarks, forgetting old facts (OSDI'99, section 4.3).
 
-A checkpoint is *proven* by q matching votes; the log window moves then. It is *ours* once we have
-executed up to it as well. Both are durable, because votes above a proven checkpoint must be found
-again on restart. Only a checkpoint that is ours is served to others, and only it lets facts go.
+q matching votes *prove* a checkpoint; then the log window moves. A proven checkpoint is *ours* once
+we have executed up to it. Both are durable, because votes above a proven checkpoint must be found
+again on restart. Only a checkpoint that is ours is served to others, and only facts below it are
+forgotten.
 """
 
 from __future__ import annotations

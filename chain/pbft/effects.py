@@ -1,4 +1,4 @@
-"""What a replica wants done. The driver carries effects out in order."""
+"""The effects that a replica asks for. The driver carries them out in order."""
 
 from __future__ import annotations
 

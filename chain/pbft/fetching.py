@@ -1,6 +1,6 @@
-"""What a state transfer is fetching: intervals of blocks, pieces of them, and their sources.
+"""The state of a transfer: intervals of blocks, pieces of them, and their sources.
 
-Plain notes; what is done about them is in `transfer`.
+Plain data; `transfer` acts on it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can happen to a replica. Each is handled by `Replica.handle(input, now_us)`."""
+"""The inputs of a replica. `Replica.handle(input, now_us)` handles each."""
 
 from __future__ import annotations
 

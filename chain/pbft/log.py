@@ -1,7 +1,7 @@
 """The message log: what was proposed and voted per sequence number, between two watermarks.
 
 Adding a vote costs a few dictionary operations (`votes` counts). It yields a *fact* when it
-changes something: prepared, committed, or an equivocation. What follows is decided in `normal`.
+changes something: prepared, committed, or an equivocation. `normal` acts on the fact.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Membership change: which replicas decide which blocks.
 
-A block that changes the membership is decided by the old epoch, and so is everything up to the
-next checkpoint. When the old epoch's quorum has made that checkpoint stable, the new epoch begins
-above it, in view 0: the old quorum's signatures certify the new set. Votes of the old epoch on
-higher sequence numbers are void: nobody executes above the boundary before the epoch has changed.
-The checkpoint must be *stable*, not only executed, so that nobody is left behind without a proof
-to catch up with.
+The old epoch decides the block that changes the membership, and all blocks up to the next
+checkpoint. When the old epoch's quorum has made that checkpoint stable, the new epoch begins above
+it, in view 0: the old quorum's signatures certify the new set. Votes of the old epoch on higher
+sequence numbers are void: nobody executes above the boundary before the epoch has changed. The
+checkpoint must be *stable*, not only executed, so that nobody is left behind without a proof to
+catch up with.
 """
 
 from __future__ import annotations

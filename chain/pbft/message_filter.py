@@ -1,8 +1,8 @@
-"""What cannot change anything is dropped before its signature is checked.
+"""Drops messages that cannot change anything, before their signatures are checked.
 
-Votes beyond a quorum, batches that nobody asked for, proposals of other views: checking them would
-cost as much as the first q votes, or a signature check for each item of a batch. This is the one
-place that decides it. The host asks before it verifies.
+These are votes beyond a quorum, batches that nobody asked for, and proposals of other views.
+Checking them would cost as much as the first q votes, or a signature check for each item of a
+batch. Only this module decides it. The host asks before it verifies.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What travels between replicas, and between a replica and a gateway.
+"""The messages between replicas, and between a replica and a gateway.
 
 Every replica message is signed over the exact bytes sent: `Signed.body` is verified as received,
 never re-encoded. The signature covers a domain tag and the network id before the body, so that a
 message means nothing in another network or as another kind of statement. Bytes become closed
 types in one step (msgspec): wrong fields, types and sizes are refused by the decoder.
 
-Verification is in `chain.pbft.verify`; what messages mean is in `chain.pbft`.
+`chain.pbft.verify` verifies messages; the handlers of `chain.pbft` act on them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a set of VIEW-CHANGEs decides: a pure function, the same at primary and backups.
+"""The decision of a set of VIEW-CHANGEs: a pure function, the same at primary and backups.
 
-OSDI'99, section 4.4: the highest proven checkpoint h, and for every sequence number above it up
-to the highest that anyone prepared, the digest of the certificate of the highest view, or the
-null request. A prepared batch has a certificate in every quorum of VIEW-CHANGEs, so what may have
-been committed is kept. `chain.pbft.verify` has checked that certificates are sound.
+OSDI'99, section 4.4. The decision is the highest proven checkpoint h, and a digest for every
+sequence number above h up to the highest that anyone prepared: that of the certificate of the
+highest view, or the null request. A committed batch has a certificate in every quorum of
+VIEW-CHANGEs, so it is kept. `chain.pbft.verify` has checked that certificates are sound.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Is the primary alive? What a backup waits for, and the primary's heartbeat (OSDI'99, 4.4).
+"""Is the primary alive? The backup's view timer, and the primary's heartbeat (OSDI'99, 4.4).
 
-While a view is active, its timer watches the oldest of these: a request that waits, a block that
-was accepted, or, on an idle chain, the next heartbeat. If that is still missing when the timer
-fires, the primary is suspected. Otherwise the next oldest is watched. Under load the timer is
-touched once per block, not per message or request.
+While a view is active, its timer watches the oldest of these: a waiting request, an accepted block,
+or, on an idle chain, the next heartbeat. If it is not executed when the timer fires, the primary is
+suspected. Otherwise the timer watches the next oldest. Under load the timer is set once per block,
+not per message or request.
 
-A request is timed from its arrival (or from the start of the view), not from when it became the
-oldest. It may wait longer only while the primary fills its batches. So a primary that stays just
+A request is timed from its arrival (or from the start of the view), even if it became the oldest
+later. It may wait longer only while the primary fills its batches. So a primary that stays just
 under the timeout (Aardvark, NSDI'09) must deliver at least one full batch per timeout, or it is
-replaced. That has an end too: only as many requests can wait before one as a primary's queue and
-pipeline hold.
+replaced. Full batches give it only a limited time: no more requests can wait before one than a
+primary's queue and pipeline hold.
 """
 
 from __future__ import annotations

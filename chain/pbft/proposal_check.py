@@ -1,7 +1,7 @@
 """Is a proposal acceptable to a backup? Its size, its time, its requests.
 
-Called in sequence order (by `normal`), so that times rise and a request stands in one proposal
-only. The exception is the size check, which runs on arrival.
+`normal` calls it in sequence order, so that times rise and a request is in one proposal only. Only
+the size check runs on arrival.
 """
 
 from __future__ import annotations

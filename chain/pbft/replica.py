@@ -1,6 +1,6 @@
 """One replica of the consensus: takes inputs, gives effects.
 
-This file holds the public face and finds the handler of an input. What is known is in `state`.
+This file has the public interface and finds the handler of an input. `state` has the state.
 Handlers are in `normal` (three phases), `checkpoint`, `progress` (timers), `view_change`, `status`
 (retransmission), `transfer` (catching up), `membership` and `recovery` (restart).
 """

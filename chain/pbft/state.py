@@ -1,7 +1,7 @@
-"""What a replica knows, and the small actions that its handlers share.
+"""The state of a replica, and the small actions that its handlers share.
 
-No decision is made here. What belongs to one epoch is built again in `enter_epoch`, what belongs to
-one view in `enter_view`. The modules that change a part are named beside it.
+No decision is made here. `enter_epoch` builds the state of an epoch again, `enter_view` that of a
+view. A comment beside each part names the modules that change it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the core asks of the replicated state machine. In the product that is
+"""The core's interface to the replicated state machine. The product's state machine is
 `chain.ledger.ledger`."""
 
 from __future__ import annotations

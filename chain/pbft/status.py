@@ -1,9 +1,9 @@
 """STATUS: one periodic message drives all retransmission (TOCS'02, section 5.2).
 
-Each replica says where it stands. A replica that is ahead sends what is missing: VIEW-CHANGEs (also
-of others), the NEW-VIEW, checkpoint proofs, PRE-PREPAREs, votes. Messages that may still be on
-their way are not sent again: PRE-PREPAREs and votes only go to a peer that makes no progress, or
-that is further behind than the pipeline is long. What a peer can ask for in one interval is
+Each replica states its progress. A replica that is ahead sends the missing messages: VIEW-CHANGEs
+(also of others), the NEW-VIEW, checkpoint proofs, PRE-PREPAREs, votes. Messages that may still be
+on their way are not sent again: PRE-PREPAREs and votes only go to a peer that makes no progress, or
+that is further behind than the length of the pipeline. The questions of a peer in one interval are
 bounded.
 """
 

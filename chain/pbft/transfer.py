@@ -4,10 +4,9 @@ chain of heads in place of a partition tree).
 Blocks are fetched in intervals that end at a checkpoint. First come the heads, which link up to a
 head that q CHECKPOINTs certify. Then come the bodies of these heads, in pieces. The host installs
 them in order, and so checks that they execute to these heads. Nothing is believed before that.
-Sources take turns. One that stays silent is passed over for a while; one that lies is accused and
-skipped. Blocks without the items of data (`ledger.pruning`) are taken up to where f+1 sources say
-that they prune. Above that, a source that prunes is passed over: it may only want to keep them from
-us.
+Sources take turns. A silent source is passed over for a while; a source that lies is accused and
+skipped. Pruned blocks (`ledger.pruning`) are taken only up to the height that f+1 sources say they
+prune. Above it, a source of pruned blocks is passed over: it may withhold the payloads on purpose.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """From bytes on a link to a message that the core may trust: signatures, digests, certificates.
 
-Pure and thread-safe: the host may verify in bulk, in threads, before its loop. Nothing is verified
-twice, because good signatures and opened requests are remembered, within a bound. Certificates (q
-CHECKPOINTs; a PRE-PREPARE with q-1 PREPAREs; q VIEW-CHANGEs) are checked as a whole: distinct
-members of one epoch that say the same. What a true message means is in `chain.pbft`.
+Pure and thread-safe: the host may verify in bulk, in threads, before its loop. Valid signatures and
+opened requests are remembered, within a bound, so they are not verified twice. Certificates (q
+CHECKPOINTs; a PRE-PREPARE with q-1 PREPAREs; q VIEW-CHANGEs) are checked as a whole: equal
+statements of distinct members of one epoch. The handlers of `chain.pbft` act on the messages.
 
-COMMITs stand in no certificate, and links are authenticated. So a COMMIT that comes over its
-sender's own link counts unchecked. It is checked (`holds`) before it is handed on or is evidence.
+COMMITs are in no certificate, and links are authenticated. So a COMMIT that comes over its sender's
+own link counts unchecked. It is checked (`holds`) before it is handed on or used as evidence.
 """
 
 from __future__ import annotations

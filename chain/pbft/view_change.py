@@ -1,12 +1,12 @@
 """View changes, the signed variant (OSDI'99, section 4.4; timers and joining: 4.5.2).
 
-Leaving a view, collecting VIEW-CHANGEs, making or checking a NEW-VIEW, entering. What a set of
-VIEW-CHANGEs decides is computed in `new_view`; lost messages are sent again by `status`.
+Leaving a view, collecting VIEW-CHANGEs, making or checking a NEW-VIEW, entering. `new_view`
+computes the decision of a set of VIEW-CHANGEs; `status` sends lost messages again.
 
 A primary makes a NEW-VIEW of VIEW-CHANGEs only if it holds every batch that they order. PREPAREs
 are not durable, so a power cut may take a batch from all honest replicas that prepared it, while a
-faulty replica keeps the certificate. No such batch is committed, and the q honest VIEW-CHANGEs do
-not name it.
+faulty replica keeps the certificate. Such a batch is not committed, and the q honest VIEW-CHANGEs
+do not name it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What belongs to one view: its primary, its proposals, what its timer watches.
+"""The state of one view: its primary, its proposals, the watch of its timer.
 
 Built again whenever a view is entered or asked for (`ReplicaState.enter_view`), so nothing of an
 older view is left over. VIEW-CHANGEs, votes and the length of the timeout outlive a view.

@@ -1,18 +1,18 @@
-"""How long a replica waits for a primary. The timeout adapts to how fast the replicas are.
+"""How long a replica waits for a primary. The timeout adapts to the speed of the replicas.
 
 A view is quick once it has had a pipeline window of blocks in a row that each took less than half
 of the timeout. Then the timeout halves, because the shorter one would have been enough. It doubles,
 up to a cap, with each view that fails before it was quick (OSDI'99, 4.5.2). So slow replicas settle
-at a timeout in which they work. (The paper falls back with the first block, to a timeout in which
-they do not work.) It also halves after a checkpoint interval of blocks, or after eight times its
-own length, however long its blocks took. So a timeout that was doubled for others serves a primary
-that is slow on purpose for a limited time: it falls from 16 s to 1 s in four minutes. The price:
-where all replicas are that slow, about one view in nine timeouts fails because a shorter timeout is
+at a timeout in which they work. (In the paper the timeout falls back with the first block, and they
+would not work.) The timeout also halves after a checkpoint interval of blocks, or after eight times
+its own length, however slow the blocks were. So a primary that is slow on purpose profits from a
+doubled timeout only for a limited time: it falls from 16 s to 1 s in four minutes. The price: if
+all replicas are that slow, about once in nine timeouts a view fails because a shorter timeout is
 tried.
 
 The allowed age of a proposal grows with it (`proposal_check`), as the message delay grows with the
-rounds in CometBFT's proposer-based time stamps. Otherwise, where a batch takes longer on its way
-than that age, nothing could be accepted. What the timer watches is in `progress`.
+rounds in CometBFT's proposer-based time stamps. Otherwise, if batches take longer on their way than
+that age, no proposal could be accepted. `progress` sets the timer.
 """
 
 from __future__ import annotations

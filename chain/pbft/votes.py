@@ -1,8 +1,8 @@
 """Votes are counted here and nowhere else: PREPAREs, COMMITs, CHECKPOINTs, VIEW-CHANGEs.
 
 Each sender has one place per statement, so a peer can fill no more than its own. Two different
-statements in one place are an equivocation, which carries both. What follows from a count is
-decided in `log` (prepared, committed), `checkpoint` and `view_change`.
+statements in one place are an equivocation, which carries both. `log` (prepared, committed),
+`checkpoint` and `view_change` act on the counts.
 """
 
 from __future__ import annotations

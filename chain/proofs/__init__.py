@@ -1,2 +1,1 @@
-"""What others hold and check without trusting a replica: proofs, certificates, copies of the
-ledger."""
+"""Proofs, certificates and copies of the ledger: others check them without trusting a replica."""

@@ -1,8 +1,8 @@
 """The X.509 carrier: a certificate for TLS and brokers, with no CA key to steal.
 
-The device signs its own certificate, and OpenSSL checks that: possession of the key. The proof
-that the chain issued it stands in a non-critical extension, and `verify_carrier` checks that:
-issuance. Neither tells whether it was revoked since: ask the chain. Proofs are in `proof`.
+The device signs its own certificate; OpenSSL checks that, which proves possession of the key. A
+non-critical extension has the proof that the chain issued the certificate; `verify_carrier` checks
+that. Neither tells whether it was revoked since: ask the chain. Proofs are in `proof`.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ trusts nobody who hands it blocks. Proofs of single records are in `proof`.
 
 Ranges of blocks travel to devices as deterministic CBOR: {"start": height, "blocks": [{"head":
 168 bytes, "seals": [[replica, 64 bytes], ...], "records": [[leaf, item], ...]}, ...], "epochs":
-[inclusion, ...]}; "records" is absent where only heads were asked for, "epochs" (see `proof`)
-where no membership changes in between or the records show it.
+[inclusion, ...]}. "records" is absent if only heads were asked for. "epochs" (see `proof`) is
+absent if no membership changes in between, or if the records show the change.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Is a denial true? No unsigned word ends a device.
+"""Is a denial true? No unsigned message ends a device.
 
-Two things prove a denial to a device: f+1 members of the newest epoch that it knows have signed
-that they reject this request for the same reason (one of them is honest), or the record on the
-chain that ended its key. What is on the chain as refused is proven by its receipt (`proof`).
+One of two things proves a denial to a device. Either f+1 members of the newest epoch that it knows
+have signed that they reject this request for the same reason (one of them is honest). Or a record
+on the chain ended its key. A refusal on the chain has a receipt as its proof (`proof`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exports a certificate's proof as plain files that anybody checks with the openssl command line.
+"""Exports a certificate's proof as plain files that anybody can check with the openssl program.
 
     genesis.json              its SHA-256 is the network id
     head.bin, parent.bin      the block's head and the one before (layout: `block`)
@@ -11,7 +11,7 @@
     dev.pem                   the X.509 carrier
     verify.sh, SHA256SUMS     the check: exit 0 if everything holds, else 1
 
-The files are returned; writing them is the caller's business.
+The caller writes the files.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The gateway's work: messages of devices come in, requests go to replicas, answers go to devices.
 
-It relays and polices but cannot forge: devices sign what they send and verify what they receive.
-The checks, cheapest first: rate, envelope, signature, sender, already known, can never succeed
-(`precheck`), room. An accepted request is durable in the outbox before a replica gets it, and stays
-there until it is final or refused, whatever is killed meanwhile.
+It relays and polices but cannot forge: devices sign their requests and verify the answers. The
+checks, cheapest first: rate, envelope, signature, sender, already known, can never succeed
+(`precheck`), room. An accepted request is durable in the outbox before a replica gets it. It stays
+there until it is final or refused, even if processes are killed meanwhile.
 
 This module does no input or output. `nodes.gateway.process` owns the links, the broker, the clock
 and the outbox. It stores what `take_writes` returns, at once and off the event loop, and then calls

@@ -8,8 +8,8 @@ Bodies of kind `enrol` and `op` are COSE_Sign1 as devices sign them (`chain.ledg
 a change on the way is noticed. A body of kind `sync` is a SyncRequest. A body of kind `carrier` is
 a device's carrier certificate (PEM); the answer is its digest. An answer of kind `epochs` is a
 BlockRange without blocks. It proves membership changes that a device must know before it can verify
-a receipt. The broker checks who publishes under <relay>, and the stamp's running number shows what
-was lost after the relay.
+a receipt. The broker checks who publishes under <relay>, and gaps in the stamps' running numbers
+show losses after the relay.
 
 All are bounded, deterministic CBOR maps. Anything else raises PeerFault.
 """

@@ -1,12 +1,12 @@
 """Login changes on their way to the broker: which is made next, and which are on its disk.
 
-Pure. `logins` decides what changes; `nodes.gateway.broker_logins` asks the broker. Changes of one
-name are merged and the newest counts, so what waits is bounded by the number of identities.
+Pure. `logins` decides the changes; `nodes.gateway.broker_logins` asks the broker. Changes of one
+name are merged and the newest counts, so the queue is bounded by the number of identities.
 
 A broker confirms a change a moment before it is on its disk, and a power cut takes such a change
 back. So a change is settled only when the broker has answered a request that was sent SETTLED_S
-after the confirmation, over the same connection. After a new connection, whatever is not settled
-is made once more.
+after the confirmation, over the same connection. After a new connection, all changes that are not
+settled are made once more.
 """
 
 from __future__ import annotations

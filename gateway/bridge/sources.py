@@ -1,10 +1,10 @@
-"""Which replicas send whole blocks to a gateway: two at once, judged by what they bring.
+"""Which replicas send whole blocks to a gateway: two at once, judged by the blocks they bring.
 
 All replicas send their signed heads. A block becomes final when f+1 heads agree and one source has
 brought its body. If the gateway has not reached the height that f+1 replicas claimed a period ago,
-the source that brought the fewest final blocks since then is replaced. So a source that sends
-nothing, or just enough not to look dead, holds the gateway back for a moment only. Pure: the clock
-is given. `nodes.gateway.replica_links` owns the links.
+it replaces the source that brought the fewest final blocks since then. So a source that sends
+nothing, or only a little to look alive, holds the gateway back for a moment only. Pure: the caller
+gives the time. `nodes.gateway.replica_links` owns the links.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Requests that the replicas have and that are not final: how many of each sender, which replicas
 refuse, and when to submit again.
 
-`bridge` decides what becomes of them. The outbox keeps them on disk.
+`bridge` acts on them. The outbox keeps them on disk.
 """
 
 from __future__ import annotations

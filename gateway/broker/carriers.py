@@ -6,7 +6,7 @@ it does not know the certificate yet. So a certificate listed here is accepted f
 handshake on. OpenSSL keeps a certificate that it has found once: `mosquitto` starts Mosquitto again
 when one was removed.
 
-Every file holds exactly one certificate, encoded again: what came beside it would be trusted too.
+Every file holds exactly one certificate, encoded again: OpenSSL would trust a second one too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The embedded broker: amqtt behind the door, for loopback and CI. It keeps nothing on disk.
 
-amqtt is used as an external listener. The overrides below repair what would lose or leak messages;
-each names its defect. Logins survive a restart in the security file, messages in the clients'
-outboxes.
+amqtt is used as an external listener. The overrides below repair defects that lose or leak
+messages; each names its defect. Logins survive a restart in the security file, messages in the
+clients' outboxes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Where Mosquitto's plugin has the security document: in memory, and from there on the disk.
+"""The security document of Mosquitto's plugin: a file in memory, copied to the disk.
 
-The plugin (2.0.11) replaces its file without looking whether the disk took the new one. On a full
-disk nothing is left of the document, and Mosquitto never starts again. So the plugin's file lies in
-memory, and this module brings each change to the disk, again and again until the disk takes it. A
-broker that starts after a kill goes on with the file in memory.
+The plugin (2.0.11) replaces its file without checking the write. On a full disk nothing is left of
+the document, and Mosquitto never starts again. So the plugin's file is in memory, and this module
+copies each change to the disk; it tries again until the disk takes it. After a kill, the broker
+starts with the file in memory.
 """
 
 from __future__ import annotations

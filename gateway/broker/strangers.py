@@ -2,8 +2,8 @@
 
 Mosquitto 2.0.11 waits 90 s for a CONNECT and refuses new connections while it is full. So one
 stranger with enough silent connections would keep everybody out. Its log names each connection and
-each login. A connection that takes too long to log in, or is one of too many, is shut down from
-here: Linux hands the sockets of a child to its parent (pidfd_getfd, since Linux 5.6).
+each login. This module shuts down a connection that takes too long to log in, and the oldest of too
+many: Linux hands the sockets of a child to its parent (pidfd_getfd, since Linux 5.6).
 """
 
 from __future__ import annotations

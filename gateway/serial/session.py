@@ -11,8 +11,9 @@ confirms with a PONG, and only then does the host treat the session as running. 
 stays until the next one is confirmed, so nobody without the key can end it with a HELLO.
 
 Readings use go-back-N. The board holds a reading until the host acknowledges it. With each reading
-it names the one before it that it still holds, and the host takes a reading only after that one.
-So one pair (boot counter, reading number) on the host says what was taken, also across power loss.
+it names the previous one that it still holds, and the host takes a reading only after that one. So
+one pair (boot counter, reading number) on the host marks the last reading taken, also across power
+loss.
 
 The two ends are `host_session` and `board_session`. They are state machines without input or
 output: `receive` takes bytes, `tick` takes the time, `data_to_send` gives bytes. Times are in ms of

@@ -1,11 +1,10 @@
 """A sensor board without the hardware: the MicroPython interpreter behind a PTY.
 
 One process carries bytes between the interpreter's standard streams and a PTY. A symbolic link
-names the PTY's slave side, as udev names a USB port. The process stands in place of the cable, so
-faults of a cable happen here: unplug, silence, noise. It does not look into what is said on the
-line.
+names the PTY's slave side, as udev names a USB port. The process takes the place of the cable, so
+faults of a cable happen here: unplug, silence, noise. It does not read the messages on the line.
 
-The interpreter ends when this process ends, however that happens.
+The interpreter ends when this process ends, even by kill -9.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a replica that lies can do, how a config asks for it, and the config of its process."""
+"""The tricks of a lying replica by name, their settings, and the config of its process."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What replicas that lie together know: their members, and the second story of each proposal.
+"""The common knowledge of lying replicas: their members, and a second batch for each proposal.
 
-The primary among them proposes one batch to some replicas and another to the deceived; all of them
-vote, on each side, for what that side was sent. Up to f conspirators achieve nothing; f+1 fork the
-chain, which shows the bound. They need no channel: each derives the second story from the first.
+A primary among them proposes one batch to some replicas and the second to the others. On each side,
+all liars vote for the batch of that side. Up to f conspirators achieve nothing; f+1 fork the chain,
+which shows the bound. They need no channel: each derives the second batch from the first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m nodes.byzantine.process --config FILE`: a replica that lies as its config says.
+"""`python -m nodes.byzantine.process --config FILE`: a replica that lies as configured.
 
 It is the process of an honest replica with a wrapper put around its effects. Tests and benchmarks
 start it in place of `nodes.replica.process`; campaigns use `nodes.switch`, which can be switched.

@@ -1,7 +1,7 @@
-"""What each trick does: one function from an honest send to what leaves instead.
+"""The tricks: each is one function from an honest send to the sends that replace it.
 
-The simple tricks are here, those that forge the contents of messages are in `forgeries`.
-`misbehaviour` makes the wrapper that plays one of them.
+The simple tricks are here. Tricks that forge the contents of messages are in `forgeries`.
+`misbehaviour` makes the wrapper that plays a trick.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The wrapper around a replica's effects: it sends other things than the honest replica would.
+"""The wrapper around a replica's effects: it sends other messages than the honest replica would.
 
-The simulator, campaigns and real processes use the same wrapper. One small function decides what it
-sends, an `Act`: see `tricks`, and `forgeries` for forged messages.
+The simulator, campaigns and real processes use the same wrapper. One small function, an `Act`,
+decides what it sends: see `tricks`, and `forgeries` for forged messages.
 """
 
 from __future__ import annotations

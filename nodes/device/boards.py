@@ -1,7 +1,7 @@
 """The serial lines of an environmental device.
 
-The device sponsors each board on the chain, then signs and sends its readings. The messages on a
-line are in `gateway.serial.host_session`.
+The device sponsors each board on the chain, then signs and sends the board's readings. The messages
+on a line are in `gateway.serial.host_session`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Which denials from a gateway a device believes: only those that are proven.
+"""Which denials from a gateway a device believes: only proven ones.
 
-The proofs themselves are checked in `chain.proofs.denial`; what becomes of the request is decided
-in `device`.
+`chain.proofs.denial` checks the proofs; `device` decides what happens to the request.
 """
 
 from __future__ import annotations

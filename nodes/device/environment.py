@@ -1,8 +1,8 @@
 """`python -m nodes.device.environment --config FILE`: an environmental device.
 
 It is a device itself, relays other devices' messages to the gateway, and sponsors the sensor
-boards on its serial lines (`boards`). It signs their readings; third parties trust them as far as
-they trust it.
+boards on its serial lines (`boards`). It signs their readings, so third parties must trust it for
+them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A device's process, from start to stop: enrol, verify the ledger, open a session, send data.
 
-Mobile and environmental devices share it; they differ in their `Uplink` and in where readings come
-from (`Work`).
+Mobile and environmental devices share it. They differ in their `Uplink` and in the source of their
+readings (`Work`).
 """
 
 from __future__ import annotations

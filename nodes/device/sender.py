@@ -1,8 +1,8 @@
 """Sends readings as data operations, one after the other, each until the chain has answered.
 
-One at a time, because counters must rise: an operation that is overtaken would be refused. Readings
-wait in a backlog on disk. An operation that was signed and not answered when the power failed is
-sent again by the courier; its reading leaves the backlog when the answer comes.
+One at a time, because counters must rise: an overtaken operation would be refused. Readings wait in
+a backlog on disk. If the power fails after an operation was signed and before it is answered, the
+courier sends it again; its reading leaves the backlog when the answer comes.
 """
 
 from __future__ import annotations

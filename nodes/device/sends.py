@@ -1,8 +1,8 @@
 """When a device sends: a profile and a seed, expanded into intended times by one pure function.
 
-Whoever plans the load and whoever sends it draw the same times. So a plan contains no times: a
-schedule and a device's plan (`workload`) hold a `Draw`. Open-loop: the times are fixed before
-anything is sent. The shapes that campaigns offer are in `testbed.profile`.
+The planner of the load and the sender draw the same times. So a plan contains no times: a schedule
+and a device's plan (`workload`) hold a `Draw`. Open-loop: the times are fixed before anything is
+sent. The shapes that campaigns offer are in `testbed.profile`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The sensor of a mobile device: temperature in m°C and relative humidity in per mille of a room.
 
 All sensors of a network are in one room, so they are redundant. Each has its own error, drawn from
-its seed: an offset that stays (its calibration) and noise that wanders and returns. The same as the
-simulated sensor of a board (`nodes.board.firmware.sensor`), whose MicroPython has no `Random`.
+its seed: a constant offset (its calibration) and noise that wanders and returns. The simulated
+sensor of a board is the same (`nodes.board.firmware.sensor`); MicroPython has no `Random`.
 """
 
 from __future__ import annotations

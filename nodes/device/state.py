@@ -1,4 +1,4 @@
-"""What a device keeps across power loss, beside its key and its outboxes: one small JSON file.
+"""The state of a device across power loss, beside its key and its outboxes: one small JSON file.
 
 Counters are reserved ahead: the file is written before any counter of a new range is used. So no
 counter is used twice, and not every message costs a sync.

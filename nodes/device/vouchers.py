@@ -1,4 +1,4 @@
-"""What lets a new device in: an enrolment token, or a factory identity.
+"""The voucher of a new device: an enrolment token, or a factory identity.
 
 An enrolment token is a private key that somebody issued for one device. A factory identity
 (IEEE 802.1AR IDevID) is a private key that the manufacturer put into the device, with the

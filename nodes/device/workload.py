@@ -1,9 +1,9 @@
-"""When a device enrols and sends: its plan, which the orchestrator hands out when a run starts.
+"""When a device enrols and sends: its plan, a file from the orchestrator.
 
-The file appears then (written whole, by rename). It holds the wall time of the run's beginning; its
-other times count from there. The device draws its sends itself (`sends`). The load is open-loop: an
-operation is due at its intended time, whatever happened to the one before, and its latency counts
-from then.
+The file appears when a run starts (written whole, by rename). It holds the wall time of the run's
+beginning; its other times count from there. The device draws its sends itself (`sends`). The load
+is open-loop: an operation is due at its intended time, even if the previous one is not answered,
+and its latency counts from that time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Deployment configs of the baseline's processes. How they are loaded is in `nodes.config`."""
+"""Deployment configs of the baseline's processes. `nodes.config` loads them."""
 
 from __future__ import annotations
 

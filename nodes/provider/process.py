@@ -1,8 +1,8 @@
 """`python -m nodes.provider.process --config FILE`: the centralised service provider.
 
 One process makes the keys of all devices, keeps them in escrow, checks each reading and stores it.
-What it decides is in `service`. A batch of readings is on disk before its receipts leave, and is
-logged like a block, so that the same figures are made of both.
+`service` decides. A batch of readings is on disk before its receipts leave. It is logged like a
+block, so that both give the same figures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the baseline's devices and their provider say to each other.
+"""The messages between the baseline's devices and their provider.
 
     device   -> gateway   `up/<relay>/<device>/call`    Stamped (`gateway.bridge.edge`): a Call
     gateway  -> provider  TLS link                      Carried: the device's name and its Call
@@ -6,9 +6,9 @@
     gateway  -> device    `rsp/<device>/answer`         Reply
 
 A device is its own relay. Calls and answers carry a MAC. A device enrols with its token: the
-provider makes the device's key, keeps it and sends it back encrypted under the token. Calls after
-that carry a MAC under this key and a counter that rises. Whoever has the key can make every message
-of the device, and every receipt.
+provider makes the device's key, keeps it and sends it back encrypted under the token. Later calls
+carry a MAC under this key and a rising counter. Anybody who has the key can make every message of
+the device, and every receipt.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the provider decides: who gets a key, which reading is taken. `process` is around it."""
+"""The provider's decisions: who gets a key, which reading is taken. `process` runs it."""
 
 from __future__ import annotations
 

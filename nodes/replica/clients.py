@@ -1,4 +1,4 @@
-"""The gateways that a replica serves: who submitted what, and who gets which seals.
+"""The gateways that a replica serves: their submitted requests, and the seals for them.
 
 A subscriber that is up to date gets each seal when its block is executed. One that lags gets blocks
 from the store in pieces, as fast as its link takes them. Only the link queues anything for it.

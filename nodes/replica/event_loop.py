@@ -2,7 +2,7 @@
 
 One turn verifies a share of the waiting frames together, handles them in one step and sends after
 one commit. Under load, batches grow. Between turns, subscribers that lag get blocks piece by piece.
-What one step does is in `service`; sockets and timers are in `nodes.wire` and `timers`.
+`service` has the step; sockets and timers are in `nodes.wire` and `timers`.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@
     pruned  the same, of older blocks: an option of the lab (`chain.ledger.pruning`)
     facts   kind, seq, view, data, sum    what the consensus core made durable
 
-`records` is MessagePack of the block's records; `sum` is a CRC-32 over the row: it finds flipped
-bits early and names the row; what the bytes *mean* is proven from the genesis, not by sums.
-Writing is in `sqlite_store`.
+`records` is MessagePack of the block's records. `sum` is a CRC-32 over the row: it finds flipped
+bits early and names the row. It proves nothing; proofs start at the genesis. `sqlite_store` writes.
 """
 
 from __future__ import annotations

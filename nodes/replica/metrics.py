@@ -1,4 +1,4 @@
-"""What a replica tells Prometheus: counters that it keeps anyway."""
+"""A replica's metrics for Prometheus: counters that it keeps anyway."""
 
 from __future__ import annotations
 

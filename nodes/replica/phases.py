@@ -1,4 +1,4 @@
-"""When a block reached each phase, from the core's observations and what the driver does with it.
+"""When a block reached each phase, from the core's observations and the driver's actions.
 
 One event per block, and a hop of the trace for each phase. Other observations (view changes,
 checkpoints, fetching) become events as they are.

@@ -1,7 +1,7 @@
 """`python -m nodes.replica.process --config FILE`: one replica as a process.
 
-The real clock, wire, store and timers are built and put together only here; what happens in the
-loop is in `event_loop`.
+The real clock, wire, store and timers are built and put together only here; `event_loop` has the
+loop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which of the answers that peers have asked for go out now.
+"""Decides which peers' questions are answered now.
 
 Blocks, heads and batches come from the store. A question of 100 bytes may cost a megabyte of
 reading, encoding and signing, and a peer may send 16 questions in one turn. So questions wait here:

@@ -1,9 +1,9 @@
-"""What a replica must not forget, in one SQLite file: facts of the consensus, and the blocks.
+"""The durable state of a replica, in one SQLite file: facts of the consensus, and the blocks.
 
-Write-ahead log, synchronous FULL: `commit` returns after the data are on the disk. Beside the file
-stands `<name>.mark`, the number of the last commit, written after it and never synced. If the
-database has a lower number, commits were lost (an older copy, a deleted log), and the replica must
-not vote on it. The mark is also the lock that keeps a second process out.
+Write-ahead log, synchronous FULL: `commit` returns after the data are on the disk. `<name>.mark`
+beside the file has the number of the last commit; it is written after the commit and never synced.
+If the database has a lower number, commits were lost (an older copy, a deleted log), and the
+replica must not vote on it. The mark is also the lock that keeps a second process out.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A timer that fires is handled only after the frames that had arrived by then. A process that is
 behind with its own input, because it gets too little of the processor, has no reason to suspect
-others. It waits for a few turns only: what still waits then is a flood.
+others. It waits for a few turns only: if frames still wait then, they are a flood.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Verifies frames before the event loop handles them: in the loop's thread or on several cores.
 
-Signature checks release the interpreter's lock, so threads help a replica that has cores to itself.
-Where several replicas share few cores (a loopback lab), handing work over only costs time.
+Signature checks release the interpreter's lock, so threads help a replica that has its own cores.
+If several replicas share few cores (a loopback lab), handing work over only costs time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Changes that a man in the middle can make to a signed request: a seed chooses, no two are equal.
 
-A request is a COSE_Sign1 of one form, cut by offset (`chain.ledger.operations`). He changes a field
-of what is signed, the signature, the signer's key or any byte; or he signs a changed field with a
-key of his own. A downgrade names a weaker algorithm, or takes the signature away. Here are also the
-answers that he can give a device in the gateway's place.
+A request is a COSE_Sign1 of one form, cut by offset (`chain.ledger.envelope`). He changes a signed
+field, the signature, the signer's key or any byte; or he signs a changed field with his own key. A
+downgrade names a weaker algorithm, or takes the signature away. This module also has the false
+answers that he can give a device.
 """
 
 from __future__ import annotations

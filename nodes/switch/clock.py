@@ -1,6 +1,6 @@
 """The seam `clock` of a replica: while an order is in force, its wall clock is wrong.
 
-Its monotonic clock stays right, as that of a machine whose time is set.
+Its monotonic clock stays right, as on a machine whose time is set.
 """
 
 from __future__ import annotations

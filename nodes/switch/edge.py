@@ -1,4 +1,4 @@
-"""What a switch puts around the parts of a gateway or device: links that can be shaped."""
+"""A switch's wrappers around the parts of a gateway or device: links that can be shaped."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`python -m nodes.switch.environment --config FILE`: an environmental device with a switch.
 
-The seams: `wire`, its link to the broker; `middle`, its connection to it; `relay`, what it
-carries for others; `sensor`, the readings of its boards.
+The seams: `wire`, its link to the broker; `middle`, its connection to it; `relay`, the messages
+that it carries for others; `sensor`, the readings of its boards.
 """
 
 from __future__ import annotations

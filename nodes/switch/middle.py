@@ -1,10 +1,9 @@
 """A man in the middle of a device's connection to the broker: a real socket on either side.
 
 The seam `middle`. The device connects to it, and it connects to the broker. Without an order it
-passes on every byte. An order says what happens to the messages that the device publishes
-(`Middle`). What it sent in place of the device is written to `middle.jsonl`, one line each, for
-whoever judges it. It sees MQTT in the clear: where the broker speaks TLS there is nothing to read
-here, and nothing to alter.
+passes on every byte. An order changes the messages that the device publishes (`Middle`). It writes
+each message that it sent in the device's place as one line to `middle.jsonl`, for the judge. It
+needs MQTT in the clear: with a TLS broker it can read and alter nothing.
 """
 
 from __future__ import annotations

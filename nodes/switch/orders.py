@@ -1,10 +1,10 @@
-"""The switch of a process: files in one local directory say what is wrong with it now.
+"""The switch of a process: files in one local directory order its faults.
 
 Each file is one order, `<seam>.<id>.json`; several may be in force. An order is in force while its
 file exists. Removing the file undoes it, and so does a restart, which begins by removing all files.
 Only the programs in this folder have a switch; nothing that arrives over the network reaches it. A
-file that others than the process's own user could have written is refused. What was ordered,
-refused and taken back is in the event log ("ordered", "order-refused", "order-gone").
+file that another user could have written is refused. The event log has each order, refusal and
+removal ("ordered", "order-refused", "order-gone").
 
 A seam is one place at which a process meets the world: its `effects`, its `wire`, its `store`, its
 `clock`. Each seam decides what an order does there.

@@ -1,4 +1,4 @@
-"""The seam `relay` of an environmental device: what it does to messages that it carries.
+"""The seam `relay` of an environmental device: faults in the messages that it carries.
 
 While an order is in force, it drops, alters or delays them. Its own messages pass.
 """

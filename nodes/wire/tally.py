@@ -1,8 +1,8 @@
-"""How many messages and bytes of each kind went to and came from each party.
+"""Counts messages and bytes of each kind, sent to and received from each party.
 
-The kind is read from the frame's first bytes, where the tag stands in every message of
-`chain.pbft.messages`; the rest is not decoded. What has no known tag is "other", so a stranger
-cannot make the table grow.
+The kind is read from the frame's first bytes, which have the tag in every message of
+`chain.pbft.messages`; the rest is not decoded. A frame without a known tag is "other", so a
+stranger cannot make the table grow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Takeover, topic hijack and eavesdropping: what is tried at the broker's door, by name."""
+"""Takeover, topic hijack and eavesdropping: the tries at the broker's door, by name."""
 
 from __future__ import annotations
 

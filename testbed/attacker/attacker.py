@@ -1,9 +1,9 @@
-"""What an attacker has on a running network (own logins at the broker, own devices, stolen
-credentials), and how he sends.
+"""The attacker's means on a running network: his logins at the broker, his devices, stolen
+credentials, and how he sends.
 
-An attack makes one `Attacker` when it is armed. The lab's administrator lets him in as he lets in
-any device: with a login at the broker and a voucher on the chain. So the network itself is not
-changed for him. `testbed.checks.trials` judges the answers; the attacks say what he does.
+An attack makes one `Attacker` when it is armed. The lab's administrator lets him in like any
+device: with a login at the broker and a voucher on the chain. So the network itself is not changed
+for him. Each attack decides what he sends; `testbed.checks.trials` judges the answers.
 """
 
 from __future__ import annotations

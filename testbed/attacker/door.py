@@ -1,4 +1,4 @@
-"""One knock at the broker's door: log in, try one thing, and note what the broker answers.
+"""One knock at the broker's door: log in, try one thing, and note the broker's answer.
 
 Mosquitto keeps the connection when it denies something, and says so in MQTT 5 only. The embedded
 broker closes the connection and writes the reason to its log.

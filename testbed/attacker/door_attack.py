@@ -1,4 +1,4 @@
-"""What attacks at the broker's door share: the attacker's own admitted device, and knocks."""
+"""The shared part of attacks at the broker's door: the attacker's admitted device, and knocks."""
 
 from __future__ import annotations
 

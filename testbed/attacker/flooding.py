@@ -1,4 +1,4 @@
-"""How a flood is sent: at a rate, until it is told to end, by one attacker with one relay login."""
+"""Sends a flood: at a rate, until it is told to end, by one attacker with one relay login."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a flood (`flooding`) is sent to the baseline's provider, in the protocol of its devices.
+"""Sends a flood (`flooding`) to the baseline's provider, in the protocol of its devices.
 
 The attacker's device is on the provider's list from the beginning (`testbed.systems.baseline`). It
 asks for its key as any device does. His relay's login carries the calls.

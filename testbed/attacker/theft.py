@@ -1,5 +1,4 @@
-"""What a thief does after he has read all that a service stores
-(`testbed.attacks.stolen_store`)."""
+"""The thief's use of a stolen store: sends data as its devices (`testbed.attacks.stolen_store`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attacks that have an `Attacker` share, and those that send messages with a relay's login."""
+"""The shared part of attacks with an `Attacker`, and of attacks with a relay's login."""
 
 from __future__ import annotations
 

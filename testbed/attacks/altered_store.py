@@ -1,7 +1,7 @@
-"""A store that is altered at rest: what a device signed is changed in the database. A replica's
+"""A store that is altered at rest: signed data of a device is changed in the database. A replica's
 record then no longer follows from the genesis: the replica notices at its start, sends no votes and
-fetches all again. A provider's reading gets a new MAC with the key from the same store, and cannot
-be distinguished from a true one. The attack succeeds if nobody notices.
+fetches everything again. A provider's reading gets a new MAC with the key from the same store, and
+cannot be distinguished from a true one. The attack succeeds if nobody notices.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""`device.eavesdrop`: an admitted device subscribes to what is not for it, a relay to what it may
-read."""
+"""`device.eavesdrop`: an admitted device subscribes to topics that it may not read, a relay to
+those that it may."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`sensor.false-data`: compromised sensors lie, and their devices sign it.
 
-The chain accepts it by design: a signature says who speaks, not whether it is true. The judge asks
-what a filter over redundant sensors finds on the ledger (`testbed.checks.sensor_filter`).
+The chain accepts it by design: a signature proves the sender, not the truth. The judge runs a
+filter over redundant sensors on the ledger (`testbed.checks.sensor_filter`).
 """
 
 from __future__ import annotations

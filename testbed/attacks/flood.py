@@ -1,8 +1,8 @@
-"""`device.flood`: denial of service, and what it costs the attacker.
+"""`device.flood`: denial of service, and its cost for the attacker.
 
 A flood is one trial, `flood/<relay>/<n>`. It succeeds if no reading of an honest device was
 answered while it lasted. `details` has goodput and p99 of honest devices, and the attacker's
-messages and bytes; `refused` has how many each layer stopped.
+messages and bytes; `refused` counts the messages that each layer stopped.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """A man in the middle of a device's connection to the broker: `device.mitm`.
 
-Where the broker speaks TLS, nobody reads or alters anything there: the attack is skipped. In every
-stage he is a switch of the device's process (`nodes.switch.middle`), with real sockets on both
-sides. An altered value in a record is a success. Dropping or delaying a message succeeds if the
-device holds a receipt for a request that is not on the chain, or if the request took effect twice.
-It counts as seen if the gateway's log confirms it: the message did not come meanwhile, or came
-late.
+With a TLS broker nobody can read or alter anything there: the attack is skipped. In every stage the
+man is a switch of the device's process (`nodes.switch.middle`), with real sockets on both sides. An
+altered value in a record is a success. Dropping or delaying a message succeeds if the device holds
+a receipt for a request that is not on the chain, or if the request took effect twice. It counts as
+seen if the gateway's log confirms it: the message did not come meanwhile, or came late.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """A man in the middle of a sensor board's line: `serial.mitm`.
 
-He stands where the cable is (`nodes.board.middle`), so the board must be a process, in loopback or
-in the emulated lab; software cannot cut into a real cable. A trial's id is `serial/<board>/<SHA-256
-of the frame>/<value>`: the value is what he put into a reading. It is observed if the tap on the
-host's side logged that frame. It succeeds if that value is recorded. A dropped or delayed frame is
-observed if the tap lacks a frame of the board, or got it late. It succeeds if the chain lacks a
-reading in the middle of the board's others, or has one twice.
+He takes the place of the cable (`nodes.board.middle`), so the board must be a process, in loopback
+or in the emulated lab; software cannot cut into a real cable. A trial's id is
+`serial/<board>/<SHA-256 of the frame>/<value>`, with the value that he put into a reading. It is
+observed if the tap on the host's side logged that frame. It succeeds if that value is recorded. A
+dropped or delayed frame is observed if the tap lacks a frame of the board, or got it late. It
+succeeds if the chain lacks a reading in the middle of the board's others, or has one twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A stolen store: somebody reads all that the service stores, and uses it to act as its devices.
+"""A stolen store: somebody reads the whole store of the service, and acts as its devices.
 
 With a provider that keeps the devices' keys, each device can be impersonated. On the chain the
 thief has every ledger, and no key in it: he can only sign with a key of his own.

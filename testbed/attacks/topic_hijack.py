@@ -1,4 +1,4 @@
-"""`device.topic-hijack`: an admitted device publishes on topics that are others'."""
+"""`device.topic-hijack`: an admitted device publishes on topics of others."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """`testbed bench against`: compares this checkout with another checkout of the project, on one
 machine in one run.
 
-A machine changes its speed from minute to minute, so only ratios of neighbouring turns mean
+The speed of a machine changes from minute to minute, so only ratios of neighbouring turns mean
 something. Both checkouts run their own `testbed bench consensus` in turns: theirs, ours, ours,
-theirs. A pair is two neighbouring turns. Only options and fields that have existed from the
-beginning are used.
+theirs. A pair is two neighbouring turns. The bench uses only options and fields that have existed
+from the beginning.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`testbed bench catch-up`: how fast a replica catches up that was down for many blocks.
+"""`testbed bench catch-up`: how fast a replica catches up after many missed blocks.
 
 The last replica is killed, the others make `blocks` blocks under load, then it comes back under the
 same load. The rate at which its ledger grows is compared with the rate at which the chain grows.

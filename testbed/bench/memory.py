@@ -1,8 +1,8 @@
 """`testbed bench memory`: does a replica's memory stay flat over many requests while one peer is
 bad?
 
-The last replica is suspended (it holds its links and reads nothing) or slow (whatever it says is
-late) while the others order requests. It prints each replica's resident memory over time.
+The last replica is suspended (it holds its links and reads nothing) or slow (all its messages are
+late) while the others order requests. The bench prints each replica's resident memory over time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""`testbed bench traces` and `testbed bench switch`: what a replica pays for tracing, or for a
-campaign's switch that has no order, as a paired ratio of CPU time.
+"""`testbed bench traces` and `testbed bench switch`: a replica's cost of tracing, or of a
+campaign's switch without an order, as a paired ratio of CPU time.
 
-Two networks run side by side, and one of them has it. They are under the same load in turns:
-without, with, with, without. A pair is two neighbouring turns. The client is left out: it has
-neither.
+Two networks run side by side, and one of them has the traces or the switch. They are under the same
+load in turns: without, with, with, without. A pair is two neighbouring turns. The client is left
+out: it has neither.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How long it takes to make hosts ready, and what they hold then; measured on an emulated lab.
+"""The time to make hosts ready, and their use of disk then; measured on an emulated lab.
 
-The command of a user is run (`testbed provision`), so the figures include its start, connecting and
-the table. Wheels are resolved before. The steps are copying, building and checking.
+The bench runs the user's command (`testbed provision`), so the figures include its start,
+connecting and the table. Wheels are resolved before. The steps are copying, building and checking.
 """
 
 from __future__ import annotations

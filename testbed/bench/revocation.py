@@ -1,5 +1,5 @@
-"""`testbed bench revocation`: the time from an administrator's order to the last thing that is
-accepted from the device.
+"""`testbed bench revocation`: the time from an administrator's order to the last message accepted
+from the device.
 
 It uses a loopback lab under data load. Mobile devices are revoked one after the other while they
 send. In between, the privileges of other devices are changed: such a grant goes the same way

@@ -1,4 +1,4 @@
-"""A bench says what it is doing; if it stops making progress, it says what it waited for.
+"""Shows the current stage of a bench; if the bench stops making progress, names the stage.
 
 No stage has a limit for its whole time: a slow machine may be slow. A stage without progress is
 given up, and the error says how far it came.

@@ -1,10 +1,10 @@
-"""What a view change costs with many replicas: messages, bytes and memory, in simulated time.
+"""The cost of a view change with many replicas: messages, bytes and memory, in simulated time.
 
 The simulator runs the replicas' own code in one process (`testbed.simulate`). The chain has passed
 a checkpoint, and several proposals are on their way. Then the first primary dies for good and the
-network fails for a moment. So VIEW-CHANGEs contain a proof of the checkpoint and certificates. What
-is sent until the last survivor is in a new view is counted by kind. Nothing here depends on the
-speed of the machine, except how much memory its allocator takes.
+network fails for a moment. So VIEW-CHANGEs contain a proof of the checkpoint and certificates. The
+bench counts messages by kind until the last survivor is in a new view. Only the memory depends on
+the machine, through its allocator.
 """
 
 from __future__ import annotations

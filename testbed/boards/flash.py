@@ -1,8 +1,9 @@
 """Flashes the boards of a lab: the right board, completely, and verified.
 
 For each board: find it by identity, make firmware and key on its host, copy them
-(`micropython.py`), find the board again, and compare its greeting with what was flashed. What the
-chain records of the board, and the host's copy of its key, stay in its directory on the host.
+(`micropython.py`), find the board again, and compare its greeting with the flashed firmware. The
+board's directory on the host keeps the host's copy of the key, and the values that the chain
+records.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Runs on a board's host, in our directory: prints what the files there say of each board, as JSON
-of `state.Files` by the board's name.
+"""Runs on a board's host, in our directory: prints the state of each board from the files there,
+as JSON of `state.Files` by the board's name.
 
 Arguments: READER NAME... READER: the process that reads these boards. It need not run.
 """

@@ -1,4 +1,4 @@
-"""Switches hosts and boards off and on, by the means that the inventory names.
+"""Switches hosts and boards off and on, by the driver that the inventory names.
 
 One case per driver of the inventory's `power:`. Nothing here waits until a host is back: the caller
 checks that over SSH.

@@ -2,8 +2,8 @@
 
 The run writes what it does to raw/faults.jsonl. To end a fault, its id is added to the file `abort`
 in the run's folder. The runner reads that file while a fault lasts (`run`), heals the fault and
-continues. The run then counts as invalid (`testbed.checks.faults`), because it is not what was
-planned.
+continues. The run then counts as invalid (`testbed.checks.faults`), because it differs from the
+plan.
 """
 
 from __future__ import annotations

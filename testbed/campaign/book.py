@@ -1,8 +1,8 @@
 """The bundle of a campaign that is being run: which runs are planned, and which have begun.
 
-`new_bundle` writes down everything that will happen before anything does. A run's entry in the
-manifest is changed before and after each step. So the bundle says how far the program had come,
-whatever ended it. Elsewhere: running (`session`), and whether a bundle may be continued (`resume`).
+`new_bundle` writes down the whole plan before anything runs. A run's entry in the manifest is
+changed before and after each step. So the bundle shows how far the program had come, even after
+kill -9. Elsewhere: running (`session`), and whether a bundle may be continued (`resume`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a campaign expects: the section `expect` of its file. The schedule contains it too."""
+"""The expectations of a campaign: the section `expect` of its file. The schedule has them too."""
 
 from __future__ import annotations
 

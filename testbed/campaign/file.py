@@ -1,4 +1,4 @@
-"""The campaign file: what a campaign YAML may contain, and how it is read.
+"""The campaign file: the model of a campaign YAML, and how it is read.
 
 It is as strict as the inventory, and the same loader reads it. The model is built from the kinds
 that are registered in `kinds`. So each kind's own parameters are checked and appear in the schema,

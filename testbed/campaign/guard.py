@@ -1,7 +1,7 @@
 """Checks, before anything runs, that no more replicas are faulty at once than allowed.
 
-An event says which replicas become faulty (`ScheduledEvent.impairs`). Overlapping events that say
-`primary` mean the same replica, so it counts once. A named replica and `primary` count as two,
+An event names the replicas that become faulty (`ScheduledEvent.impairs`). In overlapping events
+`primary` is the same replica, so it counts once. A named replica and `primary` count as two,
 because they may be different replicas.
 """
 

@@ -3,9 +3,9 @@ on.
 
 A kind is one module of `testbed/faults/` or `testbed/attacks/` that registers its name, parameters
 and mechanisms, and for an attack its judge (`kinds`). The runner takes each injection through arm,
-apply, observe, heal and verify. After the run the kind's judge decides, from files alone, what an
-attack achieved. What each step found is written into the bundle. An injection that was not observed
-makes a run invalid.
+apply, observe, heal and verify, and writes the result of each step into the bundle. After the run
+the kind's judge decides, from files alone, whether an attack succeeded. An injection that was not
+observed makes a run invalid.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The vocabulary of faults and attacks: one `Kind` per dotted name that a campaign can `do`.
 
-A kind says what it is called, which parameters it takes, which replicas it makes faulty and by
-which mechanisms it can be done. `testbed/faults/` and `testbed/attacks/` carry it out. Each module
+A kind has a name, parameters, the replicas that it makes faulty, and the mechanisms that can do it.
+`testbed/faults/` and `testbed/attacks/` carry it out. Each module
 there calls `register` when it is imported, and `kinds()` imports every module of the two packages:
 a new kind is a new file. Keep these modules light to import, because `testbed plan` loads all of
 them, and `testbed report` those of attacks. So import the code that carries an attack out only when
@@ -16,9 +16,9 @@ meaning for the schedule:
   `for_`, which is the event's own `for_ms`: how long until it is healed;
 - anything else: found in `params` as it is.
 
-A **mechanism** is one way to do a kind. Its `available` says why it cannot be done on some hosts of
-a lab. The first mechanism that is available is written into the schedule. An event that has none is
-skipped, with the reasons. The plan, the table of kinds against stages and the run all ask the same
+A **mechanism** is one way to do a kind. Its `available` returns the reason why it cannot be done on
+some hosts of a lab. The schedule names the first available mechanism. An event that has none is
+skipped, with the reasons. The plan, the table of kinds against stages and the run all use the same
 function (`choose`).
 """
 

@@ -1,7 +1,7 @@
 """A snapshot of a run as lines of text that fit a terminal of any size.
 
 If there is no room, the table of devices shrinks to one line, then the table of replicas. Widths
-are fixed, so that nothing jumps. Control characters in what a lab says are spelt out
+are fixed, so that nothing jumps. Control characters in texts of a lab are spelt out
 (`testbed.terminal`).
 """
 

@@ -1,7 +1,7 @@
 """Which hosts answer, and since when the others do not. A loss is shown at once, by name.
 
-Code that asks a host or follows a log on it reports here. What a silent host means for the run is
-judged later, from the files; run.jsonl has each loss and each return.
+Code that asks a host or follows a log on it reports here. run.jsonl has each loss and each return.
+The effect of a silent host on the run is judged later, from the files.
 """
 
 from __future__ import annotations

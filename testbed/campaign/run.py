@@ -1,9 +1,9 @@
 """One run of a schedule on a deployment: phases and injections at their times.
 
 Phases and events wait in one agenda. An event has a thread only from the moment it is armed until
-it is verified. Whatever happens (an error, Ctrl-C), what was injected is healed before this
-returns. What was planned, applied, observed and healed is logged as it happens; `testbed.report`
-makes verdicts later, from the files.
+it is verified. All injections are healed before this returns, also after an error or Ctrl-C. Each
+step (planned, applied, observed, healed) is logged as it happens; `testbed.report` makes verdicts
+later, from the files.
 """
 
 from __future__ import annotations

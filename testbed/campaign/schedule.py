@@ -6,9 +6,8 @@ are drawn again where they are needed, also on the devices; times that do not fi
 refused.
 
 Only the primary cannot be known beforehand. So targets may contain `primary` and `backup(K)` (the
-K-th replica after it): the runner resolves them when it applies the event, and logs the name.
-Events that overlap in time and say `primary` mean the same replica, the one found by the first of
-them; see `selectors`.
+K-th replica after it): the runner resolves them when it applies the event, and logs the name. In
+overlapping events `primary` is the same replica; see `selectors`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a person sees while a campaign goes on: a live view on a terminal, single lines elsewhere.
+"""The display of a campaign that runs: a live view on a terminal, single lines elsewhere.
 
-It shows what `live` sees and decides nothing. With `--json` only the result is printed, so progress
-goes to stderr, one line per step. The live view has the whole terminal until the verdict, and then
-gives it back as it was: only the lines of `note` stay in the scrollback.
+It shows the snapshots of `live` and decides nothing. With `--json` only the result is printed, so
+progress goes to stderr, one line per step. The live view has the whole terminal until the verdict,
+and then restores it: only the lines of `note` stay in the scrollback.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ Campaigns select parts, not host names, so one file serves every lab.
     sensors(K)      K distinct sensors (mobile devices, boards), drawn     sensors: all
 
 Everything is resolved to names when the schedule is made, except `primary` and `backup(K)`, which
-stay words. Whoever runs the schedule resolves them when the event is applied and records the
-name. **Events that overlap mean the same primary**: the one found by the first of them. So the
-bound on faulty replicas can be checked before anything runs.
+stay words. The runner resolves them when it applies the event, and records the name. **In
+overlapping events `primary` is the same replica**: the first event finds it. So the bound on faulty
+replicas can be checked before anything runs.
 
 If an event also has `primary`, `random(K)` draws among the backups, so that it cannot hit the
 primary.

@@ -2,8 +2,8 @@
 
 `testbed run` and `testbed resume` use it. All runs share the hosts, the lease and the check of our
 code; each run has its own chain and begins on clean hosts. The files of an interrupted or failed
-run are kept, and the run is marked: nothing that was measured is lost, and nothing incomplete looks
-finished. `book` keeps the bundle; `testbed.report` reads the files.
+run are kept, and the run is marked: no measurement is lost, and no incomplete run looks finished.
+`book` keeps the bundle; `testbed.report` reads the files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Warns, before anything runs, of what cannot be done or judged."""
+"""Warns, before anything runs, of events and bounds that cannot be done or judged."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How far each host's clock is from this machine's, and how exactly that is known.
+"""The offset of each host's clock from this machine's, and its error bound.
 
 We ask over the management connection, as NTP does. Of several questions the one with the shortest
 round trip counts: the error is at most half of that round trip (`bound_ms`). So every latency
-between two hosts has a known bound, however their clocks are synchronised.
+between two hosts has a known bound, with any kind of clock synchronisation.
 `testbed.care.host_watch` asks during a run.
 """
 

@@ -1,4 +1,4 @@
-"""What a host reports of itself during a run: heat, throttling, disk, memory, its own clock.
+"""A host's reports about itself during a run: heat, throttling, disk, memory, its own clock.
 
 The program on the host is `on_host.py`. `testbed.care.host_watch` asks it every few seconds and
 writes raw/conditions.jsonl; `testbed.checks.conditions` judges that file. Before a run

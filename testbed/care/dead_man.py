@@ -5,8 +5,8 @@ machine or the network dies in between, the host runs the undo when its time is 
 restore` runs every armed undo at once. Each fault defines its own undo.
 
 An armed undo is a directory `undo/<name>` on the host, with the command and its input, and a
-process that sleeps. Whoever renames the directory owns it. So the undo runs once (by the timer or
-by `fire`), or never if it was disarmed. The program on the host is `dead_man.sh`.
+process that sleeps. The process that renames the directory owns the undo. So the undo runs once (by
+the timer or by `fire`), or never if it was disarmed. The program on the host is `dead_man.sh`.
 
 A power cut ends the sleeping process; the directory is synced and stays. `wake` starts a new
 sleeper for each directory of an earlier boot, for the time that is left. A Raspberry Pi's clock may

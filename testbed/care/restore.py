@@ -1,4 +1,4 @@
-"""Brings hosts back to a clean state, whatever happened before; needs no run and no plan.
+"""Brings hosts back to a clean state, after any trouble; needs no run and no plan.
 
 Clean means: no undo of ours is armed, no unit of ours runs, no process runs from our environment,
 and no link rule, filter, file or folder of a fault (`fault-*`) exists. Each step may be repeated.

@@ -1,4 +1,4 @@
-"""Judges attacks: each kind of attack brings its own judge, which knows what counts as a success.
+"""Judges attacks: each kind of attack brings its own judge, which defines a success.
 
 Judging imports the kinds of attacks, which are light, but not the code that carries an attack out.
 """

@@ -1,9 +1,9 @@
 """Judges a second time, by independent code, whether every record that took effect was allowed.
 
 This is a second implementation of the rules of admission, freshness, revocation, validity,
-sponsorship and administration. It is kept apart from `chain.ledger.registry` on purpose. It reads
-what signers asked for and what was recorded. It looks only at records that took effect. Signatures
-are checked in `ledger`, factory certificates in `factory`.
+sponsorship and administration. It is kept apart from `chain.ledger.registry` on purpose. It
+compares the signed requests with the records. It looks only at records that took effect. `ledger`
+checks signatures, `factory` factory certificates.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Judges a run of the chain: what `testbed.checks.provider` is for the baseline."""
+"""Judges a run of the chain; for the baseline see `testbed.checks.provider`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Judges whether the hosts were fit during a run, from raw/conditions.jsonl and raw/clock.jsonl
 alone.
 
-`unfit` names what makes a run's figures worthless: its verdict is then "invalid". `unknown` names
-what could not be read, for the reader. Thresholds:
+`unfit` names the conditions that make a run's figures worthless: its verdict is then "invalid".
+`unknown` names the values that could not be read, for the reader. Thresholds:
 
 - power: a "now" bit of `vcgencmd get_throttled` in any reading, or a "since start" bit that
   appeared during the run; the kernel's undervoltage alarm; a growing throttling counter of a PC
@@ -11,10 +11,10 @@ what could not be read, for the reader. Thresholds:
 - clock, against the inventory's `clock.max_error`: certainly off by more (offset minus bound),
   stepped by more while the host ran, or never known that exactly (even the best bound is wider).
 
-What a campaign disturbs on purpose (`ScheduledEvent.disturbs`) does not count against the host. A
-host that did not answer is not unfit: it may have been switched off. A host that never answered at
-all is unfit: it ran its processes, and nobody knows how. Temperature and memory are shown, never
-judged: a host that is too hot throttles. On loopback nothing is watched
+A condition that a campaign disturbs on purpose (`ScheduledEvent.disturbs`) does not count against
+the host. A host that did not answer is not unfit: it may have been switched off. A host that never
+answered at all is unfit: it ran its processes, and nobody knows how. Temperature and memory are
+shown, never judged: a host that is too hot throttles. On loopback nothing is watched
 (`testbed.care.conditions.limits_of`).
 """
 

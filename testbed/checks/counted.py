@@ -1,8 +1,7 @@
-"""What gateways and brokers counted. The counts are complete, while their logs of single refusals
-are limited.
+"""The counts of gateways and brokers. They are complete; the logs of single refusals are limited.
 
-Both log the sums since their start, once a second while these grow. The sums do not say whose
-messages were refused: they include those of attackers and of all others.
+Both log the sums since their start, once a second while these grow. The sums are not by sender:
+they include refused messages of attackers and of all others.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Judges what was tried at the broker's door, from what the broker said and logged.
+"""Judges tries at the broker's door, from the broker's answers and log.
 
 A trial's id is `broker/<what>/<n>/<senders>:<answer>`. The broker's answer is `accepted`, a denial,
 or nothing if it closed the connection; then its own log must have the refusal, or the trial proves
 nothing. `senders` are the names that the log may have for the attacker, separated by `,`: his
-client id, his login and his address. Everything that was accepted is a success.
+client id, his login and his address. Each accepted try is a success.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Recovery is the time from healing until some replica had executed the first block that was proposed
 after it. Healing is on the orchestrator's clock, the block on a replica's, so in a lab the time is
-as exact as the clock readings around it (`testbed.traces.clocks`). The orchestrator says on its own
-clock when an effect was seen, and when a target was whole again.
+as exact as the clock readings around it (`testbed.traces.clocks`). The times when an effect was
+seen, and when a target was whole again, are both on the orchestrator's clock.
 """
 
 from __future__ import annotations

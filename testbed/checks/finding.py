@@ -1,4 +1,4 @@
-"""What a checker found to be wrong, and exactly where."""
+"""A checker's finding: the fault, and its exact place."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The lines of a run's logs as typed values: events of processes, and the orchestrator's own.
 
-Only what some checker or report reads has a type; other events stay in the files. Fields that a
-process adds are ignored, so a log of a newer process can be read.
+Only events that a checker or report reads have a type; other events stay in the files. Unknown
+fields are ignored, so a log of a newer process can be read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Safety and liveness, judged from stored chains, device receipts and wall times.
 
-Each property says whether it held, and in words what was found. A replica's own words count only if
-its signature or its hash chain binds it to them.
+Each property has its verdict and a text about the findings. A replica's statement counts only if
+its signature or its hash chain binds the replica to it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Judges the baseline from its provider's collected readings, as far as that goes.
+"""Judges the baseline from its provider's collected readings, as far as possible.
 
 They are read into the same records as a chain's, so figures and checks are the same. Only two
 properties can be judged: exactly-once and durability. There is one copy, so agreement cannot be
-judged. Only with the provider's keys could one tell whether a device sent a reading and was allowed
-to. They are not in a bundle, and whoever has them can make any reading.
+judged. Only the provider's keys could prove that a device sent a reading and was allowed to. They
+are not in a bundle, and anybody who has them can make any reading.
 """
 
 from __future__ import annotations

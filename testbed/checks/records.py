@@ -5,7 +5,7 @@ accepted become the same records, so all figures are made in the same way. The f
 which kind it is.
 
 A ledger that does not verify is still evidence. So nothing here raises because of its contents:
-what cannot be decoded is left out, and `ledger` reports it.
+records that cannot be decoded are left out, and `ledger` reports them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Finds sensors that lie among redundant ones, from what the chain recorded.
+"""Finds lying sensors among redundant ones, from the records of the chain.
 
-Signed lies of a compromised sensor are good records to the chain: a signature says who speaks, not
-whether it is true. If several sensors measure the same thing, a reader of the ledger can compare
-them. This filter does so with medians, which a minority of liars cannot move far.
+Signed lies of a compromised sensor are good records to the chain: a signature proves the sender,
+not the truth. If several sensors measure the same thing, a reader of the ledger can compare them.
+This filter does so with medians, which a minority of liars cannot move far.
 
 The score of a reading is the greater of two, each from the last `WINDOW_S` seconds only:
 
@@ -15,7 +15,7 @@ The score of a reading is the greater of two, each from the last `WINDOW_S` seco
   Detection Methods and Prevalence in Real-World Datasets" (ACM TOSN 6(3), 2010).
 
 A reading is suspect above `THRESHOLD`, which Iglewicz and Hoaglin recommend. If half of the sensors
-lie alike, they are the median, and the honest ones are suspect.
+tell the same lie, the lie is the median, and the honest sensors are suspect.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the tap on the host's side of a board's line confirms of frames that did not come, or came
-late. The word of the attacker who took them is not enough.
+"""Confirms dropped and delayed frames from the tap on the host's side of a board's line. The
+statement of the attacker who took them is not enough.
 
 The board numbers its frames in each session, and dates its readings by its own clock since boot.
 Run no other attack on the line meanwhile: its frames are not the board's.

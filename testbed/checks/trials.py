@@ -1,5 +1,5 @@
-"""What all judges of attacks share (`Tried`), and the judge of trials that are identified by the
-sent bytes (`judge_recorded`), from ledgers and logs.
+"""The shared part of all judges of attacks (`Tried`), and the judge of trials that are identified
+by the sent bytes (`judge_recorded`), from ledgers and logs.
 
 For `judge_recorded` a trial's id is `<request>/<body>`: the id of the request that the body asks
 for (`-` if it cannot be read), and the SHA-256 of the body, in hex. It was seen to arrive if the

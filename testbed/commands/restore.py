@@ -1,4 +1,4 @@
-"""`testbed restore`: bring hosts back to a clean state, whatever happened before."""
+"""`testbed restore`: bring hosts back to a clean state, after any trouble."""
 
 from __future__ import annotations
 

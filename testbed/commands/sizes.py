@@ -1,4 +1,4 @@
-"""Numbers of replicas as options write them."""
+"""Parses numbers of replicas in options."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What an operator does to devices during a run: `device.revoke` and `device.admit`.
+"""An operator's actions on devices during a run: `device.revoke` and `device.admit`.
 
-The operator of `testbed.standing.operator` does it, as `testbed device` would: with the
-administrator's key, through the gateway. It believes only what the chain proves, so an action is
-seen when the chain proves it.
+The operator of `testbed.standing.operator` does them, as `testbed device` would: with the
+administrator's key, through the gateway. It believes only proofs of the chain, so an action is seen
+when the chain proves it.
 """
 
 from __future__ import annotations

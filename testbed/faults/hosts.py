@@ -1,4 +1,4 @@
-"""What faults of whole hosts share: every process of a host goes and comes back with it."""
+"""The shared part of faults of whole hosts: all processes of a host go and come back with it."""
 
 from __future__ import annotations
 

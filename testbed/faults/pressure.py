@@ -1,4 +1,4 @@
-"""Too little of what a process needs: `process.cpu`, `process.memory` and `process.io`.
+"""Starves a process of a resource: `process.cpu`, `process.memory` and `process.io`.
 
 A helper on the process's host does it: a unit whose name begins with `fault-`, so that `testbed
 restore` finds it. It needs no root. The kernel's figures show the fault.

@@ -1,4 +1,4 @@
-"""Faults that signals make: `process.crash`, `process.stop` and `process.restart-storm`."""
+"""Faults by signals: `process.crash`, `process.stop` and `process.restart-storm`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What all faults of processes share: their undo, the proof that the others go on, and the check
-that all is well again.
+"""The shared part of all faults of processes: their undo, the proof that the others go on, and the
+check that all is well again.
 
-A fault says what it does to one process (`strike`), how that is undone (`repair`), and how a host
-undoes it when the orchestrator is gone (`undo`).
+A fault defines its action on one process (`strike`), its repair (`repair`), and the undo by the
+host when the orchestrator is gone (`undo`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What honest replicas' logs say of liars. This shows that an injected lie takes effect.
+"""Evidence about liars in the logs of honest replicas: it shows that an injected lie takes effect.
 
-Of the liars' own logs, only the lines that they lie are believed. Everything counts from the moment
-when the witness was made. A replica logs once a second what it refused and how many frames came
-from whom (`counters`): two such lines are compared.
+In the liars' own logs, only the lines about their lies are believed. Everything counts from the
+moment when the witness was made. Once a second a replica logs its refusals, and the number of
+frames from each party (`counters`): two such lines are compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive the orchestrator, however it ends.
+"""Child processes that cannot outlive the orchestrator, even if it ends by kill -9.
 
 Each child leads its own process group. In the group, a tiny shell blocks on a pipe; only the
 orchestrator has the other end. When the orchestrator ends, also by kill -9, the kernel closes that

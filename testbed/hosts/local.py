@@ -1,4 +1,4 @@
-"""This machine as a host. Units are child processes of ours. They end with us, however we end."""
+"""This machine as a host. Units are child processes of ours. They end with us, even by kill -9."""
 
 from __future__ import annotations
 

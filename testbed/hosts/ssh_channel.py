@@ -1,4 +1,4 @@
-"""What uses one channel: a command that begins, a file that is followed, a dialogue."""
+"""The users of one channel: a command that begins, a file that is followed, a dialogue."""
 
 from __future__ import annotations
 

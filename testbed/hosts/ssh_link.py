@@ -1,15 +1,18 @@
 """Authenticated SSH connections to one machine, which are reopened after they broke.
 
-Here: connecting within a deadline, strict host keys, jump hosts. Elsewhere: what is done over a
-connection (`ssh.py`), what the user's ssh_config says (`ssh_config.py`), host keys
-(`host_keys.py`), the login's key (`login_key.py`).
+Here: connecting within a deadline, strict host keys, jump hosts. Elsewhere: work over a connection
+(`ssh.py`), the user's ssh_config (`ssh_config.py`), host keys (`host_keys.py`), the login's key
+(`login_key.py`).
 
-Fabric connects, over Paramiko. Some of their habits are corrected here. Fabric reads ssh_config by
-itself and accepts any host key: it gets an empty configuration, what OpenSSH says, and a policy
-that refuses. The time-out does not cover the banner, the login and the jump host's tunnel: one
-watchdog covers all. Paramiko keeps the refusal of a channel in one place per connection, where
-threads would read each other's: so channels are opened one by one. A connection does not notice
-that its peer vanished: so keep-alive and TCP_USER_TIMEOUT are set.
+Fabric connects, over Paramiko. Some of their habits are corrected here:
+
+- Fabric reads ssh_config by itself and accepts any host key. So it gets an empty configuration, the
+  values from OpenSSH, and a policy that refuses.
+- The time-out does not cover the banner, the login and the jump host's tunnel. One watchdog covers
+  all.
+- Paramiko keeps the refusal of a channel in one place per connection, where threads would read each
+  other's. So channels are opened one by one.
+- A connection does not notice that its peer vanished. So keep-alive and TCP_USER_TIMEOUT are set.
 """
 
 from __future__ import annotations

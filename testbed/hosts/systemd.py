@@ -1,4 +1,4 @@
-"""Units as systemd services `testbed-<name>.service`: what a Raspberry Pi has.
+"""Units as systemd services `testbed-<name>.service`, for hosts over SSH.
 
 A service is enabled, so it comes back after a reboot or a power cut; `stop` removes its file, so
 that nothing of ours is left. As root (or with passwordless sudo) it is a hardened system service

@@ -1,7 +1,7 @@
-"""The nft and tc rules of one host as text, and what nft and tc report of them. Pure.
+"""The nft and tc rules of one host as text, and the parsers of nft's and tc's reports. Pure.
 
 Losses happen where packets arrive: our own nft table drops by the sender's address, so its counters
-say what was lost. All other shapes apply where packets leave: a `prio` discipline on the data
+show the losses. All other shapes apply where packets leave: a `prio` discipline on the data
 interface has an unshaped first band, and each other band has a netem with one shape.
 """
 

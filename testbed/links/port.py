@@ -1,7 +1,7 @@
 """The port of link faults: shape or cut ways between processes, read back the rules, clear them.
 
 A way is one direction. Several faults may have rules at the same time, each under its own name
-(`owner`); on one way they add up. The README of this folder says what each backend can do.
+(`owner`); on one way they add up. The README of this folder compares the backends.
 Backends: `wire` (inside our processes), `on_host` (tc and nft), `emulated` (the emulated lab's
 switch).
 """

@@ -1,6 +1,6 @@
-"""What a run's files say about the phases of its blocks (for `consensus.calibrate`).
+"""Reads from a run's files the phases of its blocks (for `consensus.calibrate`).
 
-If the run was traced, also what they say about links and disks (for `real_core`).
+From a traced run it also reads the times of links and disks (for `real_core`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fits a calibration to real processes at few replicas, predicts more, and says how wrong it was.
+"""Fits a calibration to real processes at few replicas, predicts more, and reports its error.
 
 Prices measured in one process leave out TLS, the event loop and the kernel. One number represents
 these and is fitted to the CPU time of real replicas: the cost of a write that sends frames to a

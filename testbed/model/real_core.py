@@ -1,7 +1,7 @@
 """Time to consensus of the code that runs on the boards, in the simulator's virtual time.
 
-`testbed.simulate.priced` makes work take time; `Costs` says how much (`calibration`). A `Point` is
-one run: so many replicas, one lever, one seed. `sweep` runs many over an executor.
+`testbed.simulate.priced` makes work take time, at the prices of `Costs` (`calibration`). A `Point`
+is one run: a number of replicas, one lever, one seed. `sweep` runs many over an executor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs on a host: prints what it is, as JSON, for the bundle's env/<host>.json; see `collect`."""
+"""Runs on a host: prints its facts as JSON, for the bundle's env/<host>.json; see `collect`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Removing what an earlier run left in its processes' directories on a host.
+"""Removes the files of an earlier run from its processes' directories on a host.
 
 A run starts only with keys, because an old ledger, outbox or event log would count as its own. Keys
 stay where they were made, and so do the files of a flashed board.

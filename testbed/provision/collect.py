@@ -1,4 +1,4 @@
-"""Bring home what a run left on its hosts: event logs, ledgers, serial logs, facts about the hosts.
+"""Fetches the files of a run from its hosts: event logs, ledgers, serial logs, facts of the hosts.
 
 Keys, tokens and passwords are never fetched, because only files named here are.
 """

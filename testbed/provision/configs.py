@@ -1,4 +1,4 @@
-"""The files with which each process starts, from layout, material and ports. Pure.
+"""The configuration files of each process, from layout, material and ports. Pure.
 
 Paths in configs are relative to the config file, so the same bytes work wherever a host keeps its
 root. Secret files have a mode that says so.

@@ -1,12 +1,12 @@
-"""Making a host ready: probe it, bring what it lacks, build its environment, prove that it works.
+"""Makes a host ready: probes it, copies missing archives, builds its environment, tests it.
 
 This module handles one host; `testbed.fleet` handles many. Everything is below the host's root:
 
-    env/            the Python environment; env/stamp.json says what it was made from
+    env/            the Python environment; env/stamp.json names its inputs
     <process>/keys  made there by `nodes.keygen`; a private key never leaves its host
 
 An environment is built beside the old one and replaces it after its self-test, so a host is either
-ready or as it was before. If the stamp of a host has what is wanted, the host is left alone.
+ready or as it was before. If the stamp of a host is the wanted one, the host is left alone.
 """
 
 from __future__ import annotations

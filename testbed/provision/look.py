@@ -1,5 +1,4 @@
-"""Runs on a host, even before anything of ours is on it: says what the host is, and what of ours it
-has.
+"""Runs on a host, even before anything of ours is on it: describes the host, and our files there.
 
 `probe` prints JSON of `testbed.provision.probe.Facts`, `tree` the digest of the environment.
 """

@@ -1,6 +1,6 @@
-"""Runs on a host as a unit, so with the service manager and hardening that our processes will have.
+"""Runs on a host as a unit, with the same service manager and hardening as our processes.
 
-It imports what a replica imports, writes with SQLite, and then writes health/ok; see `install`.
+It imports the modules of a replica, writes with SQLite, and then writes health/ok; see `install`.
 """
 
 from __future__ import annotations

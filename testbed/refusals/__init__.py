@@ -1,2 +1,2 @@
-"""Tries on a running lab what must be refused, and notes which layer refuses it, with which
-reason."""
+"""Tries on a running lab everything that must be refused, and notes layer and reason of each
+refusal."""

@@ -1,7 +1,6 @@
-"""A running lab as the attacker of campaigns sees it (`testbed.attacker`), and the answers of its
-layers.
+"""A running lab for the attacker of campaigns (`testbed.attacker`), and the answers of its layers.
 
-Each layer's refusals are read where they can be seen. The broker closes the connection and logs.
+Each layer's refusals are read where they are visible. The broker closes the connection and logs.
 The gateway logs its own refusals and those of the authentication group. Refusals in the ledger are
 read from the operator's verified copy.
 """

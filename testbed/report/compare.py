@@ -1,11 +1,11 @@
-"""Compares two or more results: differences in how they were made, and differences in their
-outcome. `compare_plots` and `compare_page` draw and show it.
+"""Compares two or more results: differences in their set-up, and differences in their outcome.
+`compare_plots` and `compare_page` draw and show it.
 
 Each result is compared with the first one. If both have the same schedule, both met the same
 arrivals and faults, and their runs are paired by number. Otherwise the two sets of runs are
 compared as a whole. Runs that do not count are in no figure, as in a report. Two bundles cannot
-show whether a difference comes from the code or from the machine, so all differences in how they
-were made are listed first.
+show whether a difference comes from the code or from the machine, so all differences in their
+set-up are listed first.
 """
 
 from __future__ import annotations

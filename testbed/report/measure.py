@@ -1,7 +1,7 @@
 """Latencies of a run, from events of devices and replicas. Each latency is measured with one clock,
 and none is dropped. The load is open-loop: an operation's latency counts from its intended time,
-whatever happened to the operation before. A late answer has its true latency; an operation without
-an answer is censored.
+even if the previous operation was late. A late answer has its true latency; an operation without an
+answer is censored.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The figures over the runs of a campaign: every run is a point. The figures of one run:
 `run_plots`.
 
-What took longer than its timeout is drawn at the timeout, as a triangle that points up. A run that
-never recovered is drawn at the upper edge.
+A latency above its timeout is drawn at the timeout, as a triangle that points up. A run that never
+recovered is drawn at the upper edge.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ROC figure of false data: what the filter finds against its false alarms.
+"""The ROC figure of false data: the filter's found lies against its false alarms.
 
 ROC: receiver operating characteristic. One curve per attack; each point is a threshold. The
 threshold in use is marked. Made from the ledger's readings (`testbed.checks.false_data`).

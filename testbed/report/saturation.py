@@ -1,7 +1,8 @@
 """Latency against offered load, and the knee: from a run whose load rises in steps.
 
-Open-loop: a reading counts in the step in which it was intended, whatever came before it. A reading
-without an answer within the workload's timeout counts as lost, with that timeout as its latency.
+Open-loop: a reading counts in the step in which it was intended, even if it was sent later. A
+reading without an answer within the workload's timeout counts as lost, with that timeout as its
+latency.
 """
 
 from __future__ import annotations

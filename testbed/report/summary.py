@@ -1,4 +1,4 @@
-"""`summary.json`: the stable, documented, machine-read face of a result (schema testbed.summary/2).
+"""`summary.json`: the stable result for programs (schema testbed.summary/2).
 
 A result is a campaign of one or more runs. `Summary` is about all runs. Each of its `runs` has a
 `RunSummary`, which is also in that run's own directory.

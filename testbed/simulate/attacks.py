@@ -11,7 +11,7 @@ the time within which everything must be done (`Scenario.patience_us`).
   replica would ask another source. It must ask the others.
 - `outrun`: the thief of a device hears that its revocation is on the way, and renews to another key
   over faster links. So the revocation must end the device, not only the key.
-- `late-equivocation`: replicas contradict what they said in an epoch that is over, while others are
+- `late-equivocation`: replicas contradict their votes of an epoch that is over, while others are
   still in it.
 """
 

@@ -1,8 +1,9 @@
 """Which states of the protocol a run has reached.
 
-A state is the kind of a message, the receiver's role in its view, whether the message is of an
-older, the same or a later view, and how far its sequence number has come. A sweep prints how many
-states it has seen, and when the last new one came. This shows when a strategy finds nothing new.
+A state has four parts: the kind of a message; the receiver's role in its view; whether the message
+is of an older, the same or a later view; and the progress of its sequence number. A sweep prints
+how many states it has seen, and when the last new one came. This shows when a strategy finds
+nothing new.
 """
 
 from __future__ import annotations

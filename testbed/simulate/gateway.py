@@ -1,4 +1,4 @@
-"""A simulated gateway: submits what devices sign, collects seals, and tells what is final.
+"""A simulated gateway: submits signed requests, collects seals, and reports final blocks.
 
 It sends a request to the replica that it believes to be the primary, and to all replicas if no
 block comes in time (OSDI'99, section 4.1). Only `chain.proofs.client` decides what is final.

@@ -1,7 +1,7 @@
 """The simulated network: delay, loss, duplication, reordering and blocked links.
 
 The network is harsher than the TCP that boards use: frames of one link may overtake each other. The
-scenario's events (`testbed.simulate.scenario`) say what happens to a link. All dice come from the
+scenario's events (`testbed.simulate.scenario`) disturb links. All random numbers come from the
 run's one random source.
 """
 

@@ -1,7 +1,7 @@
-"""The checker of what must hold in every run. It judges at every step, from outside the core.
+"""The checker of the properties of every run. It judges at every step, from outside the core.
 
 It sees the frames that leave a replica, the blocks and facts that reach its disk, its accusations,
-and what clients take as final. It never looks inside. Each check costs O(1) per event.
+and the final blocks of clients. It never looks inside. Each check costs O(1) per event.
 `testbed.simulate.reference` is a second, independent implementation of the rules. It judges whether
 an operation was allowed.
 

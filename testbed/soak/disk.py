@@ -1,7 +1,7 @@
 """A small disk of our own for the lab, so that it can be filled: root only.
 
-The command runs itself once more in a mount namespace of its own. Nobody else sees the disk, and it
-disappears with the last process, however that ends.
+The command runs itself once more in its own mount namespace. Nobody else sees the disk, and it
+disappears with the last process, even after kill -9.
 """
 
 from __future__ import annotations

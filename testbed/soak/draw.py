@@ -1,4 +1,4 @@
-"""Draws from the seed what will be done to the lab and when, before anything runs. Pure."""
+"""Draws from the seed the disturbances of the lab and their times, before anything runs. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator during a soak: runs commands as a person types them, one after the other.
+"""The operator during a soak: runs commands like a person, one after the other.
 
 A command may report that the lab does not answer, because the lab is disturbed. A traceback or an
 internal error is always a defect.

@@ -1,7 +1,7 @@
 """A running lab for the length of a `with` block: deployed, its devices enrolling and sending.
 
 `testbed up` keeps one until it is ended; `testbed refusals` and benchmarks use their own.
-`running_lab` has what later commands must know of it.
+`running_lab` has its description for later commands.
 """
 
 from __future__ import annotations

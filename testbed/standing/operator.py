@@ -1,7 +1,7 @@
 """The operator of a running lab. It uses an administrator's key like the key of any device.
 
 It speaks MQTT through the gateway and follows the ledger in a copy of its own. It believes only
-proofs: what `devices` returns was verified from genesis.
+proofs: the result of `devices` was verified from genesis.
 """
 
 from __future__ import annotations

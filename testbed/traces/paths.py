@@ -1,8 +1,8 @@
 """The path of each operation through the processes, from all their traces.
 
 A hop may be noted more than once: a device tries again through another relay, every gateway takes a
-message, a gateway submits again. Of several relays, gateways and replicas the first that passed the
-operation on counts. For a block, the hops of the replica that proposed it last count.
+message, a gateway submits again. The first relay, gateway or replica that passed the operation on
+counts. For a block, the hops of the replica that proposed it last count.
 
 Traces may come from a stranger: RECORDS_MAX limits memory and time.
 """

@@ -1,6 +1,6 @@
 """Reads the trace files of processes (`nodes.trace_file` writes them and describes the format).
 
-A trace may come from a stranger: whatever does not follow the format is refused, with the place in
+A trace may come from a stranger: data that does not follow the format is refused, with the place in
 the file. A torn record at the end is ignored, because a kill may leave one.
 """
 

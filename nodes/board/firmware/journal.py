@@ -2,7 +2,7 @@
 the host has acknowledged them.
 
 This costs two writes of flash per reading while the host listens. With `"journal": false` in the
-config nothing is written, and a power loss loses what was not acknowledged.
+config nothing is written, and a power loss loses the readings that were not acknowledged.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Replay: what was overheard on the broker and on the serial lines is sent again, unchanged.
+"""Replay: messages overheard at the broker and on the serial lines are sent again, unchanged.
 
 The attacker is a compromised relay. It hears what devices send to relays and what relays publish,
 and it may publish as a relay does. So the broker does not stop it. On the serial lines it repeats

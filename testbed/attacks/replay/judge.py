@@ -1,7 +1,7 @@
-"""Judges a replay from ledgers and logs alone: what was sent, what arrived, what took effect.
+"""Judges a replay from ledgers and logs alone: the messages sent, arrived, and in effect.
 
-A trial names what was sent, followed by "#n": `<request id>@<relay>` in hex for a message that the
-attacker published as that relay, or `serial/<board>/<SHA-256 of the frame>` for a frame on a
+A trial's id names the message, followed by "#n": `<request id>@<relay>` in hex for a message that
+the attacker published as that relay, or `serial/<board>/<SHA-256 of the frame>` for a frame on a
 board's line. It counts as observed if its receiver logged its arrival after the attempt began. The
 receiver is the gateway (for this relay only: a device that asks again through another relay is no
 attack) or the tap on the serial line. A trial that was not seen to arrive proves nothing.

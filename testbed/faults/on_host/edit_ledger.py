@@ -3,7 +3,7 @@
     flip                  one bit of one block
     truncate              cut off somewhere
     tear                  the end of the write-ahead log is as after a torn write
-    rehash KEY            one block says something else, and all above are made again and signed
+    rehash KEY            one block is changed, and all above are made again and signed
     rollback OLD [mark]   an older copy; with `mark` the number of its last commit is put back too
     wipe                  gone, with all that belongs to it
     snapshot OLD          damages nothing: makes the copy for `rollback`

@@ -1,4 +1,4 @@
-"""Runs on a host: prints what the kernel says of a process, as JSON.   PID
+"""Runs on a host: prints the kernel's figures of a process, as JSON.   PID
 
 `stopped`: the share of looks, in half a second, in which it was stopped. `rss_kb`: memory that it
 holds. `written`: bytes that it wrote. `available_kb`: memory that the host has left.
