@@ -25,7 +25,7 @@ from nodes.config import certificate_der
 from nodes.edge_config import GatewayConfig
 from nodes.events import CountedEvents, LimitedEvents
 from nodes.ports import Events, Party, Wire
-from nodes.wire.inbox import Inbox
+from nodes.wire.inbox import Arrivals
 from nodes.wire.tls_wire import TlsWire
 
 __all__ = ["ReplicaLinks"]
@@ -55,9 +55,7 @@ class ReplicaLinks:
         self._faults = CountedEvents(events, "replica-fault")
         self._on_seal = on_seal
         self._on_denied = on_denied
-        self._inbox = Inbox()
-        self._readable = asyncio.Event()
-        self._failure: BaseException | None = None
+        self._inbox = Arrivals()
         strangers = CountedEvents(events, "stranger")
         self._wire = TlsWire(
             key_file=Path(config.key),
@@ -67,10 +65,9 @@ class ReplicaLinks:
             },
             dial={peer.replica: (peer.host, peer.port) for peer in config.replicas},
             inbox=self._inbox,
-            on_readable=self._readable.set,
             on_link=self._on_link,
             on_refused=lambda reason: strangers.add(reason, reason=reason),
-            on_failure=self._fail,
+            on_failure=self._inbox.fail,
         )
         self._send = put_around(self._wire).send
         self._primary = config.replicas[0].replica
@@ -98,17 +95,12 @@ class ReplicaLinks:
     async def run(self) -> None:
         """Takes what arrives; until cancelled."""
         while True:
-            await self._readable.wait()
-            self._readable.clear()
-            if self._failure is not None:
-                raise self._failure
-            while taken := self._inbox.take():
-                for count, (party, frame) in enumerate(taken, 1):
-                    self._on_frame(party, frame)
-                    if count % FRAMES_PER_TURN == 0:
-                        await asyncio.sleep(0)
-                self._wire.resume()
-                await asyncio.sleep(0)
+            for count, (party, frame) in enumerate(await self._inbox.turn(), 1):
+                self._on_frame(party, frame)
+                if count % FRAMES_PER_TURN == 0:
+                    await asyncio.sleep(0)
+            self._wire.resume()
+            await asyncio.sleep(0)
 
     def tick(self) -> None:
         """Call it a few times a second."""
@@ -131,10 +123,6 @@ class ReplicaLinks:
         """The replicas that may be block sources."""
         parties = [party for party in self._wire.connected if isinstance(party, int)]
         return sorted(set(parties) - self._chain.removed)
-
-    def _fail(self, error: BaseException) -> None:
-        self._failure = error
-        self._readable.set()
 
     def _on_frame(self, party: Party, frame: bytes) -> None:
         assert isinstance(party, int), "only replicas are dialled"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from nodes.config import certificate_der
 from nodes.events import CountedEvents, EventLog
 from nodes.ports import Party
 from nodes.provider.protocol import Carried, carried_codec
-from nodes.wire.inbox import Inbox
+from nodes.wire.inbox import Arrivals
 from nodes.wire.tls_wire import TlsWire
 
 __all__ = ["Links"]
@@ -29,8 +28,7 @@ class Links:
         dial: Mapping[Party, tuple[str, int]],
         events: EventLog,
     ) -> None:
-        self._inbox = Inbox()
-        self._readable = asyncio.Event()
+        self._inbox = Arrivals()
         self._faults = CountedEvents(events, "peer-fault")
         strangers = CountedEvents(events, "stranger")
         self.wire = TlsWire(
@@ -39,24 +37,21 @@ class Links:
             certificates={party: certificate_der(pem) for party, pem in certificates.items()},
             dial=dial,
             inbox=self._inbox,
-            on_readable=self._readable.set,
             on_link=lambda party, up, reason: events.emit(
                 "link-up" if up else "link-down", party=party, reason=reason
             ),
             on_refused=lambda reason: strangers.add(reason, reason=reason),
+            on_failure=self._inbox.fail,
         )
 
     def send(self, party: Party, device: str, message: bytes) -> None:
         self.wire.send(party, carried_codec.encode(Carried(device, message)))
 
     async def turn(self) -> list[tuple[Party, Carried]]:
-        """What came since the last turn; waits until there is something."""
-        await self._readable.wait()
-        self._readable.clear()
-        taken = self._inbox.take()
+        """What came since the last turn; waits until there is something. Raises what ended the
+        wire."""
+        taken = await self._inbox.turn()
         self.wire.resume()
-        if self._inbox:
-            self._readable.set()
         return list(self._decoded(taken))
 
     def _decoded(self, taken: list[tuple[Party, bytes]]) -> Iterator[tuple[Party, Carried]]:

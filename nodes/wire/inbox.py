@@ -9,6 +9,7 @@ batch.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ __all__ = [
     "QUEUE_BYTES_MAX",
     "TURN_BYTES_MAX",
     "TURN_FRAMES_MAX",
+    "Arrivals",
     "Inbox",
 ]
 
@@ -81,3 +83,29 @@ class Inbox:
                 del self._queues[party], self._bytes[party]
         self.came_ns = came_ns
         return taken
+
+
+class Arrivals(Inbox):
+    """An inbox whose owner waits for frames. `fail` is for the wire that fills it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._came = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    def put(self, party: Party, frame: bytes) -> None:
+        super().put(party, frame)
+        self._came.set()
+
+    def fail(self, error: BaseException) -> None:
+        self._failure = error
+        self._came.set()
+
+    async def turn(self) -> list[tuple[Party, bytes]]:
+        """One turn's share, as soon as there is one. Raises the wire's failure."""
+        while not self and self._failure is None:
+            self._came.clear()
+            await self._came.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self.take()

@@ -34,7 +34,7 @@ _BACKLOG = 128
 
 
 class TlsWire:
-    """Implements `ports.Wire`. Received frames go to `inbox`; then `on_readable` is called.
+    """Implements `ports.Wire`. Received frames go to `inbox`, then `on_readable` is called.
 
     `certificates` maps each party to its DER certificate; `dial` has the addresses of those that we
     connect to.
@@ -50,7 +50,7 @@ class TlsWire:
         certificates: Mapping[Party, bytes],
         dial: Mapping[Party, tuple[str, int]],
         inbox: Inbox,
-        on_readable: Callable[[], None],
+        on_readable: Callable[[], None] = lambda: None,
         on_link: Callable[[Party, bool, str], None],
         on_refused: Callable[[str], None],
         on_failure: Callable[[BaseException], None] | None = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from nodes.wire.inbox import (
     QUEUE_BYTES_MAX,
     TURN_BYTES_MAX,
     TURN_FRAMES_MAX,
+    Arrivals,
     Inbox,
 )
 
@@ -66,3 +69,16 @@ def test_everything_comes_out_once_and_in_order(frames: list[tuple[Party, bytes]
         taken += inbox.take()
     for party in (1, 2, "gateway"):
         assert [f for p, f in taken if p == party] == [f for p, f in frames if p == party]
+
+
+def test_whoever_waits_gets_what_comes_and_hears_that_the_wire_failed() -> None:
+    async def both() -> None:
+        inbox = Arrivals()
+        asyncio.get_running_loop().call_soon(inbox.put, 1, b"frame")
+        assert await inbox.turn() == [(1, b"frame")]
+        asyncio.get_running_loop().call_soon(inbox.fail, RuntimeError("a bug"))
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="a bug"):
+                await asyncio.wait_for(inbox.turn(), 60)
+
+    asyncio.run(both())
