@@ -1,10 +1,9 @@
-"""A store that forgets when the process ends: for benchmarks and tests. Passes the same suite as
-`sqlite_store`; the simulator's store, which can lose unsynced writes, is in `testbed.simulate`.
+"""A store that forgets when the process ends: for benchmarks and tests. It passes the same suite as
+`sqlite_store`. The simulator's disk (`testbed.simulate.disk`) is one that can lose unsynced writes.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 
 from chain.errors import Misuse
@@ -19,29 +18,22 @@ class MemoryStore:
     """Implements `ports.Store`."""
 
     def __init__(self) -> None:
-        self._facts: dict[str, dict[tuple[int, int], Durable]] = {}  # by kind, then (view, seq)
-        self._stable: list[tuple[int, int]] = []  # (seq, view), ascending
+        self._facts: dict[tuple[str, int, int], Durable] = {}  # by kind, view, seq
         self._blocks: list[Stored] = []
-        self._pruned = 0
+        self.pruned = 0
 
     def facts(self) -> Sequence[Durable]:
-        return [facts[key] for _, facts in sorted(self._facts.items()) for key in sorted(facts)]
+        return [self._facts[key] for key in sorted(self._facts)]
 
     def fact(self, kind: FactKind, view: int, seq: int) -> Durable | None:
-        return self._facts.get(kind, {}).get((view, seq))
+        return self._facts.get((kind, view, seq))
 
     def put_fact(self, fact: Durable) -> None:
-        facts = self._facts.setdefault(fact.kind, {})
-        key = (fact.view, fact.seq)
-        if fact.kind == "stable" and key not in facts:
-            insort(self._stable, (fact.seq, fact.view))
-        facts[key] = fact
+        self._facts[fact.kind, fact.view, fact.seq] = fact
 
     def forget(self, seq: int) -> None:
-        for kind in FORGETTABLE:
-            facts = self._facts.get(kind, {})
-            for key in [key for key in facts if key[1] <= seq]:
-                del facts[key]
+        for key in [key for key in self._facts if key[0] in FORGETTABLE and key[2] <= seq]:
+            del self._facts[key]
 
     def put_block(self, height: int, stored: Stored) -> None:
         if height != len(self._blocks) + 1:
@@ -49,15 +41,11 @@ class MemoryStore:
         self._blocks.append(stored)
 
     def prune(self, stop: int) -> None:
-        stop = min(stop, self._pruned + PRUNE_BLOCKS_MAX)
-        for height in range(self._pruned + 1, stop + 1):
+        stop = min(stop, self.pruned + PRUNE_BLOCKS_MAX)
+        for height in range(self.pruned + 1, stop + 1):
             stored = self._blocks[height - 1]
             self._blocks[height - 1] = Stored(prune(stored.block), stored.signature)
-        self._pruned = max(self._pruned, stop)
-
-    @property
-    def pruned(self) -> int:
-        return self._pruned
+        self.pruned = max(self.pruned, stop)
 
     @property
     def height(self) -> int:
@@ -70,11 +58,8 @@ class MemoryStore:
         return [stored.block.head for stored in self.blocks(start, stop)]
 
     def stable_from(self, seq: int) -> Durable | None:
-        at = bisect_left(self._stable, (seq, 0))
-        if at == len(self._stable):
-            return None
-        found, view = self._stable[at]
-        return self._facts["stable"][view, found]
+        above = [each for each in self._facts.values() if each.kind == "stable" and each.seq >= seq]
+        return min(above, key=lambda fact: fact.seq, default=None)
 
     def commit(self) -> None:
         pass

@@ -1,4 +1,5 @@
-"""The simulated disk: a `nodes.ports.Store` that can lose power at any operation.
+"""The simulated disk: a store in memory (`nodes.replica.memory_store`) that can lose power at any
+operation.
 
 Writes since the last `commit` are not durable. When power fails, a prefix of them survives. The
 scenario says how much: none, all, or any part. That is harsher than SQLite, whose transactions
@@ -7,15 +8,14 @@ survive whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from random import Random
 
-from chain.errors import Misuse
 from chain.genesis import Consensus
-from chain.ledger.pruning import prune
-from chain.pbft.effects import Durable, FactKind
-from nodes.ports import PRUNE_BLOCKS_MAX, Stored, StoreFull
+from chain.pbft.effects import Durable
+from nodes.ports import FORGETTABLE, Stored, StoreFull
 from nodes.replica.abstention import Abstention
+from nodes.replica.memory_store import MemoryStore
 from testbed.simulate.scenario import Crash
 
 __all__ = ["Disk", "PowerLossError"]
@@ -34,7 +34,7 @@ class PowerLossError(Exception):
         self.keeps = keeps
 
 
-class Disk:
+class Disk(MemoryStore):
     """Outlives the processes that use it."""
 
     def __init__(
@@ -42,11 +42,9 @@ class Disk:
     ) -> None:
         """`on_block(height, stored)` gets every block that a completed step of the process wrote,
         or that outlived a power failure. Nobody could see other blocks."""
+        super().__init__()
         self._random = random
         self._on_block = on_block
-        self._facts: dict[_Key, Durable] = {}
-        self._blocks: list[Stored] = []
-        self.pruned = 0
         self._shown = 0  # blocks that `on_block` has seen
         self._unsynced: list[_Undo] = []
         self._forgotten = [0, 0]  # up to these sequence numbers: (synced, written)
@@ -165,54 +163,24 @@ class Disk:
 
     # --- nodes.ports.Store ---------------------------------------------------------------------
 
-    def facts(self) -> Sequence[Durable]:
-        return [self._facts[key] for key in sorted(self._facts)]
-
-    def fact(self, kind: FactKind, view: int, seq: int) -> Durable | None:
-        return self._facts.get((kind, view, seq))
-
     def put_fact(self, fact: Durable) -> None:
         key = (fact.kind, fact.view, fact.seq)
         self._unsynced.append((key, self._facts.get(key)))
-        self._facts[key] = fact
+        super().put_fact(fact)
         self._operate()
 
     def forget(self, seq: int) -> None:
-        for key in [k for k in self._facts if k[0] in ("proposal", "prepared") and k[2] <= seq]:
-            self._unsynced.append((key, self._facts.pop(key)))
+        for key, fact in self._facts.items():
+            if key[0] in FORGETTABLE and key[2] <= seq:
+                self._unsynced.append((key, fact))
+        super().forget(seq)
         self._forgotten[1] = max(seq, self._forgotten[1])
         self._operate()
 
     def put_block(self, height: int, stored: Stored) -> None:
-        if height != len(self._blocks) + 1:
-            raise Misuse(f"block {height} after {len(self._blocks)}")
-        self._blocks.append(stored)
+        super().put_block(height, stored)
         self._unsynced.append(height)
         self._operate()
-
-    def prune(self, stop: int) -> None:
-        stop = min(stop, self.pruned + PRUNE_BLOCKS_MAX)
-        for height in range(self.pruned + 1, stop + 1):
-            stored = self._blocks[height - 1]
-            self._blocks[height - 1] = Stored(prune(stored.block), stored.signature)
-        self.pruned = max(self.pruned, stop)
-
-    @property
-    def height(self) -> int:
-        return len(self._blocks)
-
-    def blocks(self, start: int, stop: int) -> Iterator[Stored]:
-        return iter(self._blocks[start - 1 : stop])
-
-    def heads(self, start: int, stop: int) -> Sequence[bytes]:
-        return [stored.block.head for stored in self._blocks[start - 1 : stop]]
-
-    def stable_from(self, seq: int) -> Durable | None:
-        return min(
-            (f for f in self._facts.values() if f.kind == "stable" and f.seq >= seq),
-            key=lambda fact: fact.seq,
-            default=None,
-        )
 
     def commit(self) -> None:
         self.syncs += bool(self._unsynced)
