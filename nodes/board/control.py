@@ -9,6 +9,7 @@ from typing import Any
 
 __all__ = ["ControlError", "command"]
 
+timeout_s = 5.0
 answer_bytes_max = 65_536
 
 
@@ -16,7 +17,7 @@ class ControlError(Exception):
     """The board process is gone, or refuses the command."""
 
 
-def command(control: Path, *words: str, timeout_s: float = 5.0) -> dict[str, Any]:
+def command(control: Path, *words: str) -> dict[str, Any]:
     """Send one command (`status`, `plug`, `unplug [MS]`, `reset`, `silence on|off`,
     `noise SHARE MS SEED`, `noise off`, `middle HOW SEED COPIES DELAY_MS MS`, `middle off`,
     `inject host|board HEX`) and return the board process's status after it.

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from gateway.bridge.courier import Courier
 from gateway.bridge.outbox import Outbox
-from gateway.hops import NO_TRACE, Trace
+from gateway.hops import Trace
 from gateway.mqtt.client import BrokerUnavailableError, Message, MqttClient, MqttSettings
 from gateway.tasks import Tasks
 from nodes.ports import Events
@@ -28,8 +28,8 @@ class Login:
         on_message: Callable[[Login, Message], Awaitable[None]],
         events: Events,
         again: Callable[[bytes, int], bytes],
-        connect: Callable[[MqttSettings], MqttClient] = MqttClient,
-        trace: Trace = NO_TRACE,
+        connect: Callable[[MqttSettings], MqttClient],
+        trace: Trace,
     ) -> None:
         self.me = settings.name
         self.client = connect(settings)

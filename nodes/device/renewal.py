@@ -128,9 +128,7 @@ class Renewal:
     def _answered(self, do: str, answer: Answer) -> None:
         status = f"denied: {answer.reason}" if isinstance(answer, Refused) else answer.status
         self._events.emit("order", do=do, status=status)
-        if isinstance(answer, Refused) or answer.status != OK:
-            return
-        if answer.op != "renew":
+        if isinstance(answer, Refused) or answer.status != OK or answer.op != "renew":
             return
         if answer.by is None:
             self._device.keep_certificate(self._device.key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from nodes.config import Address, ClientConfig, PeerConfig, ProcessConfig
-from nodes.edge_config import BrokerAddress, GatewayLimits, Hex32, Millis
+from nodes.edge_config import BrokerAddress, FilePath, GatewayLimits, Hex32, Millis
 
 __all__ = [
     "DeviceConfig",
@@ -15,8 +15,6 @@ __all__ = [
     "Token",
     "Tokens",
 ]
-
-FilePath = str
 
 
 class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -76,9 +76,8 @@ class Readings:
         self._db = _open(path, _READINGS)
         self._db.execute("INSERT OR IGNORE INTO about VALUES ('schema', ?)", (SCHEMA,))
         self._db.commit()
-        self.batch: int = self._db.execute("SELECT ifnull(max(batch), 0) FROM readings").fetchone()[
-            0
-        ]
+        query = "SELECT ifnull(max(batch), 0) FROM readings"
+        self.batch: int = self._db.execute(query).fetchone()[0]
         self._highest: dict[str, int] = dict(
             self._db.execute("SELECT device, max(counter) FROM readings GROUP BY device")
         )
