@@ -7,6 +7,7 @@ anyway. Anybody who reaches the port can read them, and nothing else.
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -39,7 +40,8 @@ def one(name: str, kind: Literal["counter", "gauge"], about: str, value: float) 
 def serving_metrics(
     address: Address | None, name: str, read: Callable[[], Iterable[Metric]] = tuple
 ) -> Iterator[None]:
-    """Answers at `http://ADDRESS/metrics` until the end. Raises Trouble: the port is taken."""
+    """Answers at `http://ADDRESS/metrics` until the end. Raises Trouble: the port is taken, or this
+    host has no such address."""
     if address is None:
         yield
         return
@@ -54,9 +56,13 @@ def serving_metrics(
         server = MetricsServer(address, make_wsgi_app(registry))
     except OSError as error:
         where = f"{address.host}:{address.port}"
+        fix = (
+            "another lab with the same port may run here: state another one"
+            if error.errno == errno.EADDRINUSE
+            else "state an address of this host as `listen`"
+        )
         raise Trouble(
-            f"{name}: metrics at {where}: {error.strerror}; another lab with the same port may "
-            "run here: state another one under `metrics` in the inventory"
+            f"{name}: metrics at {where}: {error.strerror}; {fix} under `metrics` in the inventory"
         ) from error
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()

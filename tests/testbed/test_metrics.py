@@ -137,6 +137,13 @@ def test_a_port_that_is_taken_ends_the_process_with_a_clear_line() -> None:
             pass
 
 
+def test_an_address_of_another_machine_ends_the_process_with_a_clear_line() -> None:
+    """So does a name that nobody knows: the port is not to blame."""
+    metrics = serving_metrics(Address("192.0.2.1", 9100), "r1")
+    with pytest.raises(Trouble, match=r"192\.0\.2\.1:9100: .* address; state an address"), metrics:
+        pass
+
+
 def test_many_idle_connections_take_few_threads_and_fill_no_log(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
