@@ -86,9 +86,9 @@ class Session:
         try:
             self._make(list(todo), after_a_crash=after_a_crash)
         except BaseException:
-            runs = self._bundle.manifest.runs
-            complete = sum(entry.complete for entry in runs)
-            if complete < len(runs):
+            runs = self._bundle.runs
+            complete = sum(run.entry.complete for run in runs)
+            if not all(run.entry.complete and run.is_derived for run in runs):
                 self._progress.hide()
                 for line in self._reach.lines if self._reach else ():
                     self._progress.note(line)

@@ -106,6 +106,19 @@ def test_what_would_happen_again_or_was_wanted_stops_at_once(
     assert sitting.bundle.manifest.runs[1].reason == reason
 
 
+def test_who_stops_it_while_the_last_run_is_judged_is_told_how_to_go_on(
+    sitting: Sitting, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def judge(run: RunFolder) -> None:
+        if "0004" in run.path.name:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sitting.make(lambda *_: None, judge)
+    assert sitting.states == ["done"] * 5
+    assert f"testbed resume {sitting.bundle.typed}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("dirty", "error"), [(1, LabFault), (4, RestoreIncompleteError)])
 def test_a_host_that_is_not_clean_stops_the_campaign(
     sitting: Sitting, dirty: int, error: type[Exception]
