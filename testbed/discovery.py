@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import paramiko
 
 from inventory.model import Lab
 from testbed.boards.ports import SerialPort, matching, serial_ports
@@ -17,17 +14,13 @@ from testbed.care.conditions import open_facts, read_facts
 from testbed.doctor import Condition
 from testbed.errors import ConfigurationError
 from testbed.fleet import Step
-from testbed.hosts.host_keys import (
-    fingerprint,
-    host_entry,
-    known_keys,
-    trust,
-)
+from testbed.hosts.host_keys import fingerprint, known_keys
 from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.openssh import LoginUnusable
 from testbed.hosts.port import Host
+from testbed.hosts.ssh_link import OfferedKey
 
-__all__ = ["Discovered", "Offer", "discover_host", "offer", "suggestion", "trust_offer"]
+__all__ = ["Discovered", "discover_host", "offer", "suggestion"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +29,6 @@ class Discovered:
 
     hw_serial: str
     ports: tuple[SerialPort, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """The key that a host shows now. `known`: the fingerprint that is trusted so far, or ""."""
-
-    addr: str
-    port: int
-    key: paramiko.PKey
-    known_hosts: Path
-    known: str
-
-    @property
-    def where(self) -> str:
-        return host_entry(self.addr, self.port)
-
-    @property
-    def kind(self) -> str:
-        return self.key.get_name()
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.key)
 
 
 def discover_host(host: Host, step: Step) -> Discovered:
@@ -101,23 +71,16 @@ def _match(port: SerialPort, ports: Sequence[SerialPort]) -> str:
     return f'usb_path: "{port.usb_path}"' if port.usb_path else f'device: "{port.path}"'
 
 
-def offer(lab: Lab, name: str) -> Offer:
-    """Ask a host for its key without logging in. A jump host must be trusted already."""
+def offer(lab: Lab, name: str) -> tuple[OfferedKey, str]:
+    """Ask a host for its key without logging in. Also gives the fingerprint that is trusted so far,
+    or "". A jump host must be trusted already."""
     if name not in lab.hosts or lab.hosts[name].connection != "ssh":
         have = ", ".join(n for n, h in lab.hosts.items() if h.connection == "ssh") or "none"
         raise ConfigurationError(f"{name} is no ssh host of this inventory; there are: {have}")
     with ssh_hosts(lab, [name]) as hosts:
         shown = hosts[name].offered_key()
-    addr, port, known_hosts = shown.addr, shown.port, shown.known_hosts
     try:
-        known = ", ".join(
-            map(fingerprint, known_keys([known_hosts], host_entry(addr, port)).trusted)
-        )
+        known = known_keys([shown.known_hosts], shown.entry).trusted
     except LoginUnusable as error:
         raise ConfigurationError(f"{error}; {error.fix}") from error
-    return Offer(addr, port, shown.key, known_hosts, known)
-
-
-def trust_offer(shown: Offer) -> None:
-    """Write exactly this key, which a person has seen, as the host's only one."""
-    trust(shown.known_hosts, shown.addr, shown.port, shown.key)
+    return shown, ", ".join(map(fingerprint, known))

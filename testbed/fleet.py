@@ -141,35 +141,32 @@ class Progress:
 def for_each(
     hosts: Mapping[str, H],
     work: Callable[[H, Step], T],
-    progress: Progress,
+    progress: Progress | None = None,
     describe: Callable[[T], str] = lambda _: "ok",
 ) -> list[Outcome[T]]:
     """Runs `work(host, step)` on every host in parallel. Errors of the world become outcomes.
 
-    Returns in the order of `hosts`. An error that is our bug is raised.
+    Returns in the order of `hosts`. An error that is our bug is raised. Without `progress` nothing
+    is shown.
     """
+    shown = progress or Progress("", quiet=True)
 
     def one(name: str) -> Outcome[T]:
-        progress.begin(name)
+        shown.begin(name)
         value: T | None = None
         problem: TestbedError | None = None
         try:
-            value = work(hosts[name], lambda what: progress.step(name, what))
+            value = work(hosts[name], lambda what: shown.step(name, what))
         except TestbedError as error:
             problem = error
         said = "FAILED" if value is None else describe(value)
-        took_s, steps = progress.end(name, said)
+        took_s, steps = shown.end(name, said)
         return Outcome(name, value, problem, took_s, steps)
 
     if not hosts:
         return []
-    pool = ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "fleet")
-    try:
-        with progress:
-            return list(pool.map(one, hosts))
-    finally:
-        # Interrupted: do not wait for hosts. Closing their connections ends the work.
-        pool.shutdown(wait=False, cancel_futures=True)
+    with shown:
+        return at_once(one, hosts)
 
 
 def at_once(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
@@ -186,6 +183,7 @@ def at_once(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
         futures = [pool.submit(work, item) for item in todo]
         wait(futures)
     finally:
+        # Interrupted: do not wait for hosts. Closing their connections ends the work.
         pool.shutdown(wait=False, cancel_futures=True)
     faults = [error for future in futures if (error := future.exception()) is not None]
     ours = [fault for fault in faults if not isinstance(fault, TestbedError)]

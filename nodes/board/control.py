@@ -1,9 +1,13 @@
-"""The client of a board process's control socket, which unplugs, resets and disturbs its cable."""
+"""The client of a board process's control socket, which unplugs, resets and disturbs its cable.
+
+`python -m nodes.board.control SOCKET COMMAND...` prints the status after the last command, as JSON.
+"""
 
 from __future__ import annotations
 
 import json
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +41,10 @@ def command(control: Path, *words: str) -> dict[str, Any]:
     if not status.pop("ok"):
         raise ControlError(f"{control}: {status['error']}")
     return status
+
+
+if __name__ == "__main__":
+    after: dict[str, Any] = {}
+    for words in sys.argv[2:]:
+        after = command(Path(sys.argv[1]), *words.split())
+    print(json.dumps(after))  # noqa: T201 - the answer

@@ -13,7 +13,6 @@ from typing import Any
 
 from inventory.model import Lab
 from nodes.board.control import ControlError, command
-from testbed import programs
 from testbed.boards.flash import is_plugged
 from testbed.emulate.lab import RUNTIME
 from testbed.errors import LabFault
@@ -32,7 +31,7 @@ def order_cable(lab: Lab, board: str, host: Host, python: str, orders: list[str]
     host 0a0b". Returns the board's status after the last one."""
     if not is_plugged(lab.boards[board]):
         control = str(host.root / board / "control.sock")
-        said = host.run(programs.python(python, "boards/order_on_host.py", control, *orders))
+        said = host.run([python, "-m", "nodes.board.control", control, *orders])
         answer: dict[str, Any] = json.loads(said.stdout)
         return answer
     if not has_cable(lab, board):

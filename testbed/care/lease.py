@@ -26,6 +26,7 @@ from typing import Self
 
 from testbed.errors import LockedError, TestbedError
 from testbed.fleet import at_once
+from testbed.hosts.guard import is_alive
 from testbed.hosts.port import Host, HostFault
 from testbed.programs import shell
 
@@ -71,15 +72,7 @@ class Holder:
     @property
     def is_gone(self) -> bool:
         """Whether the holder was a process of this user on this machine, and has ended."""
-        if not self.pid or self.who != me().who:
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
+        return bool(self.pid) and self.who == me().who and not is_alive(self.pid)
 
     @property
     def is_mine(self) -> bool:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import stat
 import tempfile
 from collections.abc import Collection
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
@@ -29,8 +29,7 @@ from testbed.errors import ConfigurationError
 __all__ = ["Change", "Quorum", "blocked", "quarantine", "release", "without"]
 
 
-@dataclass(frozen=True, slots=True)
-class Quorum:
+class Quorum(NamedTuple):
     """Replicas in use, and how many faulty ones they tolerate."""
 
     n: int
@@ -63,15 +62,15 @@ def quarantine(
         raise ConfigurationError(f"the reason {reason!r} is not one line of printable text")
     before = load_lab(inventory)
     _known(before, host)
-    now, (n, f) = _quorum(before), astuple(without(before, (host,)))
-    if f < now.f and not lower_f:
+    n, f = without(before, (host,))
+    if f < before.f and not lower_f:
         raise ConfigurationError(
-            f"without {host} there are n = {n} replicas, fewer than 3f+1 = {3 * now.f + 1}: "
-            f"f would fall from {now.f} to {f}\n  fix: add a replica first, or say --lower-f"
+            f"without {host} there are n = {n} replicas, fewer than 3f+1 = {3 * before.f + 1}: "
+            f"f would fall from {before.f} to {f}\n  fix: add a replica first, or say --lower-f"
         )
 
     stated = before.chain.f is not None and before.chain.f > f
-    lowered = f if stated or (n < 4 and f < now.f) else None
+    lowered = f if stated or (n < 4 and f < before.f) else None
     return _edit(
         inventory, before, host, {"state": "quarantined", "reason": reason}, lowered, check=check
     )
@@ -107,10 +106,6 @@ def _known(lab: Lab, host: str) -> None:
         raise ConfigurationError(f"{host} is no host of this inventory: {', '.join(lab.hosts)}")
 
 
-def _quorum(lab: Lab) -> Quorum:
-    return Quorum(len(lab.replicas()), lab.f)
-
-
 def _edit(
     inventory: Path,
     before: Lab,
@@ -133,7 +128,7 @@ def _edit(
     changed = after != before
     if changed and not check:
         write_atomically(target, new.encode(), stat.S_IMODE(target.stat().st_mode))
-    return Change(changed, _quorum(before), _quorum(after))
+    return Change(changed, without(before, ()), without(after, ()))
 
 
 def _edited(text: str, host: str, update: dict[str, Any], lowered_f: int | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -14,13 +14,13 @@ from inventory.model import Lab
 from testbed.boards.state import BoardSeen, BoardState, look_at_boards
 from testbed.commands.board_table import board_table
 from testbed.commands.options import InventoryOption, JsonOption, print_json
-from testbed.fleet import Outcome, Progress, Step, exit_code, for_each, problems
+from testbed.fleet import Outcome, Step, exit_code, for_each, problems
 from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.port import Host
 from testbed.printed import as_typed
 from testbed.provision.layout import unit_of
+from testbed.standing.attached import hosts_of
 from testbed.standing.control import Look, ask
-from testbed.standing.orders import host_of
 from testbed.standing.running_lab import RunningLab, newest_running
 
 __all__ = ["app"]
@@ -57,7 +57,7 @@ def list_boards(inventory: InventoryOption = None, as_json: JsonOption = False) 
         return look_at_boards(lab, host, runs)
 
     with _hosts(lab, running) as hosts:
-        outcomes = for_each(hosts, work, Progress("board list", quiet=True))
+        outcomes = for_each(hosts, work)
     found = _all(lab, outcomes)
     if as_json:
         print_json(msgspec.to_builtins(found))
@@ -71,15 +71,14 @@ def list_boards(inventory: InventoryOption = None, as_json: JsonOption = False) 
 @contextmanager
 def _hosts(lab: Lab, running: RunningLab | None) -> Iterator[Mapping[str, Host]]:
     """The hosts that have boards. A host on this machine exists only while its lab is up."""
-    boards = lab.boards_in_use()
-    with ExitStack() as stack:
-        if running is None:
-            names = dict.fromkeys(board.host for board in boards.values())
-            remote = [name for name in names if lab.hosts[name].connection == "ssh"]
-            yield stack.enter_context(ssh_hosts(lab, remote))
-            return
-        nodes = {board.host: running.nodes[name] for name, board in boards.items()}
-        yield {h: stack.enter_context(host_of(running, node)) for h, node in nodes.items()}
+    names = dict.fromkeys(board.host for board in lab.boards_in_use().values())
+    if running is not None:
+        with hosts_of(running) as hosts:
+            yield {name: hosts[name] for name in names}
+    else:
+        remote = [name for name in names if lab.hosts[name].connection == "ssh"]
+        with ssh_hosts(lab, remote) as hosts:
+            yield hosts
 
 
 def _all(lab: Lab, outcomes: list[Outcome[list[BoardSeen]]]) -> list[BoardSeen]:

@@ -11,7 +11,7 @@ from testbed.campaign.between import assert_clean
 from testbed.care.lease import require_free
 from testbed.commands.fleet import LEASES_SHOWN, lease_exit_code, show
 from testbed.errors import ConfigurationError
-from testbed.fleet import Outcome, Progress, Step, for_each
+from testbed.fleet import Outcome, Step, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 from testbed.provision.layout import layout
@@ -41,7 +41,7 @@ def look_before(command: Sequence[str], lab: Lab, *, as_json: bool) -> int:
     remote = limited(lab, None)
     here = [Outcome(n, would[n], None, 0.0, ()) for n in lab.active if n not in remote]
     with ssh_hosts(lab, remote) as hosts:
-        outcomes = [*here, *for_each(hosts, work, Progress(command[0], quiet=True))]
+        outcomes = [*here, *for_each(hosts, work)]
     took_s = time.monotonic() - began_s
     show(outcomes, took_s, LEASES_SHOWN, [*command, "--check"], as_json=as_json, together=True)
     return lease_exit_code(outcomes)

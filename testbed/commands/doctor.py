@@ -15,7 +15,7 @@ from testbed.care.quarantine import blocked, without
 from testbed.commands.fleet import LimitOption, Shown, show
 from testbed.commands.options import InventoryOption, JsonOption, columns
 from testbed.doctor import Examined, Finding, Grade, compare, examine, judge
-from testbed.fleet import Outcome, Progress, Step, exit_code, for_each, problems
+from testbed.fleet import Outcome, Step, exit_code, for_each, problems
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 from testbed.printed import as_typed
@@ -46,7 +46,7 @@ def doctor(
         return examine(lab, host, wheelhouse, step)
 
     with ssh_hosts(lab, limited(lab, limit)) as hosts:
-        outcomes = _judged(lab, for_each(hosts, work, Progress("doctor", quiet=True)))
+        outcomes = _judged(lab, for_each(hosts, work))
     unfit = {o.host: why for o in outcomes if (why := _unfit(o))}
     if as_json:
         show(outcomes, time.monotonic() - began_s, _SHOWN, ["doctor"], as_json=True)

@@ -149,12 +149,12 @@ def discover(inventory: InventoryOption = None, as_json: JsonOption = False) -> 
     Changes nothing. Exit code 0 all hosts answered, 4 some did not, 3 none did.
     """
     from testbed.discovery import discover_host, suggestion  # noqa: PLC0415 - SSH is slow to load
-    from testbed.fleet import Progress, exit_code, for_each, problems  # noqa: PLC0415
+    from testbed.fleet import exit_code, for_each, problems  # noqa: PLC0415
     from testbed.hosts.opening import limited, ssh_hosts  # noqa: PLC0415
 
     lab = load_lab(inventory)
     with ssh_hosts(lab, limited(lab, None)) as hosts:
-        outcomes = for_each(hosts, discover_host, Progress("discover", quiet=True))
+        outcomes = for_each(hosts, discover_host)
     found = {outcome.host: outcome.value for outcome in outcomes if outcome.value is not None}
     if as_json:
         print_json({name: asdict(one) for name, one in found.items()})
@@ -183,16 +183,18 @@ def trust(
     `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`. Without a terminal this command does not
     ask: give --fingerprint or --yes.
     """
-    from testbed.discovery import offer, trust_offer  # noqa: PLC0415
+    from testbed.discovery import offer  # noqa: PLC0415 - SSH is slow to load
+    from testbed.hosts import host_keys  # noqa: PLC0415
 
     lab = load_lab(inventory)
-    shown = offer(lab, host)
-    typer.echo(f"{host} ({shown.where}) shows {shown.kind} key\n  {shown.fingerprint}")
-    if shown.known:
-        typer.echo(f"  {shown.known_hosts} has {shown.known}")
+    shown, known = offer(lab, host)
+    kind = shown.key.get_name()
+    typer.echo(f"{host} ({shown.entry}) shows {kind} key\n  {shown.fingerprint}")
+    if known:
+        typer.echo(f"  {shown.known_hosts} has {known}")
     if fingerprint is not None and fingerprint != shown.fingerprint:
         raise ConfigurationError(f"{host} shows another key than {fingerprint}; not trusted")
-    if shown.known == shown.fingerprint:
+    if known == shown.fingerprint:
         typer.echo(f"{host} is trusted already; nothing is changed")
         return
     if check:
@@ -203,7 +205,7 @@ def trust(
             again = f"testbed inventory trust {host} -i FILE --fingerprint {shown.fingerprint}"
             raise ConfigurationError(f"not trusted; if it is the right one: {again}")
         typer.confirm("trust it?", abort=True)
-    trust_offer(shown)
+    host_keys.trust(shown.known_hosts, shown.addr, shown.port, shown.key)
     typer.echo(f"trusted in {shown.known_hosts}")
 
 

@@ -21,7 +21,7 @@ from testbed.commands.fleet import (
 )
 from testbed.commands.options import CheckOption, InventoryOption, JsonOption, time_option
 from testbed.errors import LockedError
-from testbed.fleet import Outcome, Progress, Step, for_each
+from testbed.fleet import Outcome, Step, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 
@@ -74,7 +74,7 @@ def _look(hosts: Mapping[str, Host], for_ms: float) -> list[Outcome[str]]:
         require_free(host)
         return f"would be yours for {duration_text(for_ms)}"
 
-    return for_each(hosts, work, Progress("lock", quiet=True))
+    return for_each(hosts, work)
 
 
 def _lock_all(hosts: Mapping[str, Host], lease_s: float) -> list[Outcome[str]]:
@@ -86,10 +86,10 @@ def _lock_all(hosts: Mapping[str, Host], lease_s: float) -> list[Outcome[str]]:
         return f"yours for {duration_text(lease_s * 1000)}"
 
     def give_back() -> list[Outcome[None]]:
-        return for_each(hosts, lambda host, _: release(host, token), Progress("undo", quiet=True))
+        return for_each(hosts, lambda host, _: release(host, token))
 
     try:
-        outcomes = for_each(hosts, work, Progress("lock", quiet=True))
+        outcomes = for_each(hosts, work)
     except BaseException:  # Ctrl-C
         give_back()
         raise

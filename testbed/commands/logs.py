@@ -17,7 +17,7 @@ from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 from testbed.provision.layout import layout, unit_of
-from testbed.standing.orders import host_of
+from testbed.standing.attached import hosts_of
 from testbed.standing.running_lab import newest_running
 
 __all__ = ["logs"]
@@ -99,8 +99,8 @@ def _processes(inventory: Path | None) -> Iterator[Mapping[str, Host]]:
     with ExitStack() as stack:
         if running is not None:
             say_which(running, inventory)
-            nodes = running.nodes.items()
-            yield {name: stack.enter_context(host_of(running, node)) for name, node in nodes}
+            opened = stack.enter_context(hosts_of(running))
+            yield {name: opened[node.host] for name, node in running.nodes.items()}
             return
         lab = load_lab(inventory)
         hosts = stack.enter_context(ssh_hosts(lab, limited(lab, None)))

@@ -45,7 +45,7 @@ class GatewayDestroy(CrashFault):
         super().strike(node)
         first, second = _STATE
         names = ("(", "-name", first, "-o", "-name", second, ")")
-        self.host(node).run(["find", str(node.directory), "-maxdepth", "1", *names, "-delete"])
+        self.host(node).run(["find", node.name, "-maxdepth", "1", *names, "-delete"])
 
     def observe(self, within_s: float) -> Seen | None:
         if not self.all_down():

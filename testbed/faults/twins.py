@@ -51,7 +51,7 @@ class TwinFault(PressureFault):
         host, deployment = self.host(node), self.scene.deployment
         config = json.loads(host.get(node.file(CONFIG)))
         for name in OF_THE_ORIGINAL:
-            config[name] = f"../{node.directory}/{config[name]}"
+            config[name] = f"../{node.name}/{config[name]}"
         for name in OF_THE_SWITCH:
             config.pop(name, None)
         address = config["listen"]["host"]

@@ -19,7 +19,7 @@ from typing import IO
 
 from testbed.programs import shell
 
-__all__ = ["Guarded", "child_environment"]
+__all__ = ["Guarded", "child_environment", "is_alive"]
 
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR")
 
@@ -28,6 +28,17 @@ def child_environment(env: Mapping[str, str] | None) -> dict[str, str]:
     """The environment of a new SSH login, plus `env`. Our own environment may contain secrets."""
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return inherited | dict(env or {})
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this machine has a process of this number, whoever owns it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class Guarded:

@@ -85,6 +85,15 @@ class OfferedKey:
     key: paramiko.PKey
     known_hosts: Path
 
+    @property
+    def entry(self) -> str:
+        """How known_hosts names the machine."""
+        return host_entry(self.addr, self.port)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.key)
+
 
 @dataclass(frozen=True, slots=True)
 class _Connection:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Leaves only keys in the directories of these processes, and no log of theirs; see clean.py. NAME...
+# Leaves only keys in the directories of these processes, and no log of theirs; see deployment.py. NAME...
 for name; do
   # Files that a killed broker left in memory (gateway/broker/plugin_document.py).
   memory=$(cat "$name/security.json.memory" 2>/dev/null)

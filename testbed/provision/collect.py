@@ -56,10 +56,9 @@ def _node(deployment: Deployment, node: Node, run: RunFolder) -> list[str]:
     try:
         if node.role in _HOLDERS and present(host, [node.file(STORE)]):
             copy = node.file("collected.sqlite")
-            program = "provision/copy_ledger.py"
-            argv = programs.python(deployment.python(node), program, node.file(STORE), copy)
+            argv = [deployment.python(node), "-m", "nodes.replica.ledger_copy"]
             try:
-                host.run(argv, timeout_s=COPY_S_MAX)
+                host.run([*argv, node.file(STORE), copy], timeout_s=COPY_S_MAX)
                 wanted[copy] = f"raw/ledger/{node.name}.sqlite"
             except CommandFailed as fault:
                 problems.append(f"{node.name}: cannot copy its ledger: {fault.problem}")
@@ -84,7 +83,8 @@ def _about(deployment: Deployment, name: str, run: RunFolder) -> list[str]:
     host = deployment.hosts[name]
     python = next(deployment.python(node) for node in deployment.nodes if node.host == name)
     try:
-        about = json.loads(host.run(programs.python(python, "provision/about.py")).stdout)
+        argv = programs.python(python, "provision/look.py", "about")
+        about = json.loads(host.run(argv).stdout)
     except HostFault as fault:
         return [str(fault)]
     if any(node.host == name for node in deployment.with_role("broker")):

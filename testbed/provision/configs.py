@@ -17,7 +17,7 @@ import msgspec
 
 from chain.genesis import Genesis
 from gateway.broker.port import BrokerConfig, BrokerKind, Listen, TlsFiles
-from gateway.broker.security import write_security
+from gateway.broker.security import User, write_security
 from inventory.model import Lab
 from nodes.config import Address, ClientConfig, PeerConfig, ReplicaConfig
 from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY
@@ -41,13 +41,13 @@ __all__ = [
     "STORE",
     "TRACE",
     "File",
-    "board_directory",
-    "broker_address",
+    "Network",
     "broker_config",
     "config_file",
     "files_of",
     "metrics_address",
     "network_name",
+    "security_file",
 ]
 
 CONFIG = "config.json"
@@ -70,36 +70,65 @@ class File:
 
 
 @dataclass(frozen=True)
-class Addresses:
-    """The address of each listening process on the data network, by its name."""
+class Network:
+    """The processes of a network, and what their files are made from. `ports`: by the names of
+    `layout.sockets`."""
 
+    nodes: Sequence[Node]
     lab: Lab
+    material: Material
     ports: Mapping[str, int]
 
-    def of(self, node: Node) -> tuple[str, int]:
+    def address(self, node: Node) -> tuple[str, int]:
+        """The address at which a listening process is reached."""
         return self.lab.address(node.host), self.ports[node.name]
 
+    @property
+    def broker(self) -> BrokerAddress:
+        """The address at which devices reach the broker."""
+        broker = next(node for node in self.nodes if node.role == "broker")
+        carriers = self.ports.get(carriers_socket(broker))
+        certificate = "" if carriers is None else self.material.keys[broker.name].certificate
+        return BrokerAddress(*self.address(broker), certificate, carriers)
 
-def files_of(
-    node: Node,
-    nodes: Sequence[Node],
-    lab: Lab,
-    material: Material,
-    ports: Mapping[str, int],
-) -> Iterator[File]:
+    @property
+    def clients(self) -> tuple[ClientConfig, ...]:
+        """The gateways, as those know them to whom they connect."""
+        return tuple(
+            ClientConfig(node.name, self.material.keys[node.name].certificate)
+            for node in self.nodes
+            if node.role == "gateway"
+        )
+
+    @property
+    def peers(self) -> tuple[PeerConfig, ...]:
+        """The replicas and spares, as those know them who connect to them."""
+        return tuple(
+            PeerConfig(
+                node.index,
+                *self.address(node),
+                self.material.keys[node.name].certificate,
+                node.name,
+            )
+            for node in self.nodes
+            if node.role in ("replica", "spare")
+        )
+
+
+def files_of(node: Node, network: Network) -> Iterator[File]:
     """The files that this process needs before it starts (boards are flashed instead)."""
-    at = Addresses(lab, ports)
-    metrics = metrics_address(node, nodes, lab)
+    lab, material = network.lab, network.material
+    metrics = metrics_address(node, network.nodes, lab)
     if node.role in ("replica", "spare", "gateway", "environment", "mobile"):
         yield File(GENESIS, material.genesis.encode())
     match node.role:
         case "replica" | "spare":
-            yield config_file(_replica(node, nodes, material, at), metrics)
+            yield config_file(_replica(node, network), metrics)
         case "broker":
-            yield config_file(broker_config(node, lab, ports, metrics))
-            yield File("security.json", security_document(material), SECRET)
+            yield config_file(broker_config(node, network, metrics))
+            yield security_file(material, material.users)
         case "gateway":
-            yield config_file(_gateway(node, nodes, material, at), metrics)
+            yield config_file(_gateway(node, network), metrics)
             gateway, admin = material.gateways[node.name]
             passwords = {
                 "gateway": gateway.password,
@@ -108,26 +137,19 @@ def files_of(
             }
             yield File("passwords.json", json.dumps(passwords).encode(), SECRET)
         case "mobile" | "environment":
-            broker = broker_address(nodes, lab, material, ports)
-            yield config_file(_device(node, nodes, lab, broker), metrics)
+            yield config_file(_device(node, network), metrics)
             if node.name in material.vouchers:
                 yield File("voucher.pem", material.vouchers[node.name].pem, SECRET)
         case "board":
             return
 
 
-def board_directory(board: Node) -> str:
-    """The directory with a board's firmware, key and port on its host, relative to the host's
-    root."""
-    return str(board.directory)
-
-
-def security_document(material: Material) -> bytes:
+def security_file(material: Material, users: Sequence[User]) -> File:
     """The logins that the broker has when it starts."""
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "security.json"
-        write_security(path, network_name(material.genesis), material.users)
-        return path.read_bytes()
+        write_security(path, network_name(material.genesis), users)
+        return File(path.name, path.read_bytes(), SECRET)
 
 
 def network_name(genesis: Genesis) -> str:
@@ -157,18 +179,7 @@ def config_file(config: msgspec.Struct, metrics: Address | None = None) -> File:
     return File(CONFIG, msgspec.json.format(msgspec.json.encode(config), indent=1) + b"\n")
 
 
-def _peers(nodes: Sequence[Node], material: Material, at: Addresses) -> list[PeerConfig]:
-    peers = []
-    for peer in nodes:
-        if peer.role in ("replica", "spare"):
-            host, port = at.of(peer)
-            certificate = material.keys[peer.name].certificate
-            peers.append(PeerConfig(peer.index, host, port, certificate, peer.name))
-    return peers
-
-
-def _replica(node: Node, nodes: Sequence[Node], material: Material, at: Addresses) -> ReplicaConfig:
-    host, port = at.of(node)
+def _replica(node: Node, network: Network) -> ReplicaConfig:
     return ReplicaConfig(
         name=node.name,
         replica=node.index,
@@ -176,27 +187,21 @@ def _replica(node: Node, nodes: Sequence[Node], material: Material, at: Addresse
         key=f"keys/{KEY_FILE}",
         certificate=f"keys/{CERTIFICATE_FILE}",
         store=STORE,
-        listen=Address(host, port),
+        listen=Address(*network.address(node)),
         ready=READY,
         events=EVENTS,
-        peers=tuple(peer for peer in _peers(nodes, material, at) if peer.replica != node.index),
-        clients=tuple(
-            ClientConfig(each.name, material.keys[each.name].certificate)
-            for each in nodes
-            if each.role == "gateway"
-        ),
-        keep_data_blocks=at.lab.chain.keep_data,
+        peers=tuple(peer for peer in network.peers if peer.replica != node.index),
+        clients=network.clients,
+        keep_data_blocks=network.lab.chain.keep_data,
     )
 
 
-def broker_config(
-    node: Node, lab: Lab, ports: Mapping[str, int], metrics: Address | None
-) -> BrokerConfig:
+def broker_config(node: Node, network: Network, metrics: Address | None) -> BrokerConfig:
     """The config of the process `node`, which is a broker."""
-    host, port = Addresses(lab, ports).of(node)
-    carriers = ports.get(carriers_socket(node))
+    host, port = network.address(node)
+    carriers = network.ports.get(carriers_socket(node))
     return BrokerConfig(
-        kind=BrokerKind(lab.broker_kind()),
+        kind=BrokerKind(network.lab.broker_kind()),
         security_file="security.json",
         ready_file=READY,
         listen=Listen(host, port),
@@ -207,43 +212,32 @@ def broker_config(
     )
 
 
-def broker_address(
-    nodes: Sequence[Node], lab: Lab, material: Material, ports: Mapping[str, int]
-) -> BrokerAddress:
-    """The address at which devices reach the broker."""
-    broker = next(node for node in nodes if node.role == "broker")
-    carriers = ports.get(carriers_socket(broker))
-    certificate = "" if carriers is None else material.keys[broker.name].certificate
-    return BrokerAddress(*Addresses(lab, ports).of(broker), certificate, carriers)
-
-
-def _gateway(node: Node, nodes: Sequence[Node], material: Material, at: Addresses) -> GatewayConfig:
+def _gateway(node: Node, network: Network) -> GatewayConfig:
     return GatewayConfig(
         name=node.name,
         genesis=GENESIS,
         key=f"keys/{KEY_FILE}",
         certificate=f"keys/{CERTIFICATE_FILE}",
-        replicas=tuple(_peers(nodes, material, at)),
-        broker=broker_address(nodes, at.lab, material, at.ports),
-        node=material.keys[node.name].node,
+        replicas=network.peers,
+        broker=network.broker,
+        node=network.material.keys[node.name].node,
         passwords="passwords.json",
         copy="copy.sqlite",
         outbox="outbox.sqlite",
-        keep_data_blocks=at.lab.chain.keep_data,
+        keep_data_blocks=network.lab.chain.keep_data,
         ready=READY,
         events=EVENTS,
     )
 
 
-def _device(
-    node: Node, nodes: Sequence[Node], lab: Lab, broker: BrokerAddress
-) -> MobileConfig | EnvironmentConfig:
+def _device(node: Node, network: Network) -> MobileConfig | EnvironmentConfig:
+    lab = network.lab
     common: dict[str, Any] = {
         "name": node.name,
         "genesis": GENESIS,
         "state": "state",
         "voucher": "voucher.pem",
-        "broker": broker,
+        "broker": network.broker,
         "go": GO,
         "keep_data_blocks": lab.chain.keep_data,
         "ready": READY,
@@ -266,7 +260,7 @@ def _device(
             reset_on_open=lab.boards[board.name].line.reset_on_open,
             log=f"../{board.file('line.log')}",
         )
-        for board in nodes
+        for board in network.nodes
         if board.role == "board" and board.host == node.host
     )
     return EnvironmentConfig(**common, boards=boards)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Self
 
@@ -21,14 +21,13 @@ from testbed.boards.ports import find_board
 from testbed.errors import ConfigurationError, LabFault
 from testbed.fleet import at_once
 from testbed.hosts.port import Host, HostFault, OutcomeUnknown, Unit, UnitState, Unreachable
-from testbed.provision.clean import clean
+from testbed.programs import shell
 from testbed.provision.configs import (
     CONFIG,
     GO,
     READY,
     File,
-    board_directory,
-    broker_address,
+    Network,
 )
 from testbed.provision.layout import PROCESS_ROLES, Node, NodeRole, layout, sockets
 from testbed.provision.material import Material, make_keys, read_factory
@@ -36,7 +35,7 @@ from testbed.provision.ports import free_ports
 from testbed.systems.chain import CHAIN
 from testbed.systems.system import System
 
-__all__ = ["STOP_ORDER", "Deployment", "Progress"]
+__all__ = ["STOP_ORDER", "Deployment", "Progress", "clean"]
 
 READY_S_MAX = 30.0
 READY_LOOK_S = 1.0  # how long a host looks for a ready file before we ask whether the unit failed
@@ -72,8 +71,7 @@ class Deployment:
         self.nodes = layout(lab)
         self._python = python
         self._progress = progress
-        self._material: Material | None = None
-        self._ports: dict[str, int] = {}
+        self._network: Network | None = None
         self.broker_version: str | None = None  # "mosquitto 2.0.11", or "embedded"
         self.programs: dict[str, str] = {}  # in place of the role's own, by process
         self.begun: set[str] = set()  # names of all processes that were ever started
@@ -91,13 +89,17 @@ class Deployment:
         self.stop()
 
     @property
+    def _made(self) -> Network:
+        assert self._network is not None, "set_up was not called"
+        return self._network
+
+    @property
     def material(self) -> Material:
-        assert self._material is not None, "set_up was not called"
-        return self._material
+        return self._made.material
 
     @property
     def is_set_up(self) -> bool:
-        return self._material is not None
+        return self._network is not None
 
     def with_role(self, role: NodeRole) -> list[Node]:
         return [node for node in self.nodes if node.role == role]
@@ -113,14 +115,10 @@ class Deployment:
         """The environmental device that reads a board: the one on its host."""
         return next(each for each in self.with_role("environment") if each.host == board.host)
 
-    def address(self, node: Node) -> tuple[str, int]:
-        """The address at which a listening process is reached."""
-        return self.lab.address(node.host), self._ports[node.name]
-
     @property
     def broker(self) -> BrokerAddress:
         """The address at which devices reach the broker."""
-        return broker_address(self.nodes, self.lab, self.material, self._ports)
+        return self._made.broker
 
     def python(self, node: Node) -> str:
         """The interpreter on a process's host that has our code installed."""
@@ -137,11 +135,12 @@ class Deployment:
         at_once(self._check_broker, self.with_role("broker"))
         self._progress("choosing ports and making keys")
         at_once(lambda name: clean(self.hosts[name], self.nodes), self.hosts)
-        for ports in at_once(self._pick_ports, self.hosts):
-            self._ports.update(ports)
+        picked = at_once(self._pick_ports, self.hosts)
+        ports = {name: port for each in picked for name, port in each.items()}
         keys = make_keys(self.hosts, self._python, list(self.nodes))
         factory = read_factory(self.lab, self.hosts, self.nodes)
-        self._material = self.system.material(self.lab, self.nodes, keys, factory)
+        material = self.system.material(self.lab, self.nodes, keys, factory)
+        self._network = Network(self.nodes, self.lab, material, ports)
         self._progress("writing configs and flashing boards")
         at_once(self._write_files, self.nodes)
         at_once(self._prepare_board, self.with_role("board"))
@@ -175,7 +174,7 @@ class Deployment:
         self.broker_version = f"{kind} {json.loads(answer.stdout)['version']}"
 
     def _write_files(self, node: Node) -> None:
-        for file in self.system.files(node, self.nodes, self.lab, self.material, self._ports):
+        for file in self.system.files(node, self._made):
             self.put(node, file)
 
     def _prepare_board(self, board: Node) -> None:
@@ -194,13 +193,7 @@ class Deployment:
         host.run(["ln", "-sfn", port.path, board.file("port")])
 
     def _flash(self, board: Node) -> None:
-        argv = [
-            self._python[board.host],
-            "-m",
-            "nodes.board.flash",
-            "--dir",
-            board_directory(board),
-        ]
+        argv = [self._python[board.host], "-m", "nodes.board.flash", "--dir", board.name]
         argv += ["--id", board.name, "--key", board.file(HOST_KEY)]
         flashed = self.host(board).run(argv).stdout
         self.put(board, File(FLASHED, flashed.encode()))
@@ -283,7 +276,7 @@ class Deployment:
         program = self.programs.get(node.name, self.system.programs[node.role])
         argv = [self._python[node.host], "-m", program]
         if node.role == "board":
-            argv += ["--dir", board_directory(node), "--link", node.file("port")]
+            argv += ["--dir", node.name, "--link", node.file("port")]
         else:
             argv += ["--config", node.file(CONFIG)]
         return Unit(name=node.unit, argv=tuple(argv))
@@ -348,3 +341,12 @@ def _comes(host: Host, ready: str) -> bool:
         return host.exists(ready, within_s=READY_LOOK_S)
     except OutcomeUnknown:
         return False
+
+
+def clean(host: Host, nodes: Sequence[Node]) -> None:
+    """Remove what an earlier run left in the directories of these processes, none of which may run:
+    an old ledger, outbox or event log would count as this run's. Keys stay where they were made,
+    and so do the files of a flashed board."""
+    names = [node.name for node in nodes if node.host == host.name]
+    if names:
+        host.run(shell("provision/clean.sh", *names))

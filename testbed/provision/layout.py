@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Literal, get_args
 
 from inventory.model import Lab
@@ -23,7 +22,8 @@ class Node:
     """One process. `index` counts within the role. A replica's index is its id in the genesis; a
     spare's is the id with which it would be added.
 
-    `name` is unique in the lab: the host's name, followed by the role if a host has several.
+    `name` is unique in the lab: the host's name, followed by the role if a host has several. The
+    process has a directory of this name below the host's root.
     """
 
     name: str
@@ -32,18 +32,13 @@ class Node:
     index: int
 
     @property
-    def directory(self) -> PurePosixPath:
-        """The directory of this process, below the host's root."""
-        return PurePosixPath(self.name)
-
-    @property
     def unit(self) -> str:
         """The name under which the host supervises it."""
         return unit_of(self.name)
 
     def file(self, name: str) -> str:
         """A file of this process, relative to the host's root."""
-        return str(self.directory / name)
+        return f"{self.name}/{name}"
 
 
 def unit_of(name: str) -> str:

@@ -1,6 +1,7 @@
 """Runs on a host, even before anything of ours is on it: describes the host, and our files there.
 
-`probe` prints JSON of `testbed.provision.probe.Facts`, `tree` the digest of the environment.
+`probe` prints JSON of `testbed.provision.probe.Facts`, `tree` the digest of the environment, and
+`about` JSON for a bundle's env/<host>.json (`collect`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,19 @@ STAMP = "stamp.json"
 def read(path: str) -> str:
     """A small file, or ""."""
     try:
-        return Path(path).read_text()
+        return Path(path).read_text().strip()
     except OSError:
         return ""
+
+
+def first(pattern: str, path: str) -> str | None:
+    """The pattern's group in the first line of a file that matches."""
+    found = re.search(pattern, read(path), re.MULTILINE)
+    return found[1] if found else None
+
+
+def system() -> str | None:
+    return first(r'^PRETTY_NAME="?([^"\n]*)', "/etc/os-release")
 
 
 def tree(top: str) -> str:
@@ -43,11 +54,10 @@ def tree(top: str) -> str:
 
 def probe() -> str:
     """All facts in one answer."""
-    release = re.search(r'^PRETTY_NAME="?([^"\n]*)', read("/etc/os-release"), re.MULTILINE)
     libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else ""
     return json.dumps(
         {
-            "system": release[1] if release else platform.system(),
+            "system": system() or platform.system(),
             "machine": platform.machine(),
             "bits": 64 if sys.maxsize > 2**32 else 32,
             "python": "{}.{}".format(*sys.version_info),
@@ -56,15 +66,32 @@ def probe() -> str:
             "magic": importlib.util.MAGIC_NUMBER.hex(),
             "disk_free_mb": shutil.disk_usage(".").free // 2**20,
             "noexec": bool(os.statvfs(".").f_flag & os.ST_NOEXEC),
-            "stamp": read(f"env/{STAMP}") or "{}",
+            "stamp": json.loads(read(f"env/{STAMP}") or "{}"),
             "tree": tree("env"),
+        }
+    )
+
+
+def about() -> str:
+    """What reviewers of a run want to know of the machine."""
+    return json.dumps(
+        {
+            "kernel": platform.release(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "os": system(),
+            "cpu": first(r"^(?:model name|Model)\s*:\s*(.*)", "/proc/cpuinfo"),
+            "cores": os.cpu_count(),
+            "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+            "boot": read("/proc/sys/kernel/random/boot_id") or None,
         }
     )
 
 
 def main() -> None:
     """Answers one word."""
-    print(tree("env") if sys.argv[1] == "tree" else probe())  # noqa: T201
+    answers = {"probe": probe, "tree": lambda: tree("env"), "about": about}
+    print(answers[sys.argv[1]]())  # noqa: T201
 
 
 if __name__ == "__main__":

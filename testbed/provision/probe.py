@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
 
 import msgspec
 
@@ -31,16 +28,15 @@ class Stamp(msgspec.Struct, frozen=True):
     tree: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a host said about itself.
+class Facts(msgspec.Struct, frozen=True):
+    """What a host said about itself. `tree`: the digest that its environment has now.
 
-    If its digest is not the stamp's `tree`, an environment is `damaged`, and its stamp does not
-    count.
+    If that is not the stamp's `tree`, an environment is `damaged`, and its stamp does not count.
     """
 
     system: str
     machine: str
+    bits: int
     python: str
     interpreter: str
     glibc: str
@@ -48,6 +44,7 @@ class Facts:
     disk_free_mb: int
     noexec: bool
     stamp: Stamp
+    tree: str
     damaged: bool = False
 
 
@@ -69,16 +66,13 @@ def probe(host: Host) -> Facts:
         fix = "on the host: sudo apt-get install python3 (Debian 12, Raspberry Pi OS 12 or newer)"
         raise HostFault(host.name, "probe", result.stderr.strip(), fix)
     try:
-        raw: dict[str, Any] = json.loads(result.stdout)
-        bits, found = raw.pop("bits"), raw.pop("tree")
-        raw["stamp"] = msgspec.json.decode(raw["stamp"], type=Stamp)
-        facts = Facts(**raw)
-    except (ValueError, TypeError, KeyError, msgspec.ValidationError) as error:
+        facts = msgspec.json.decode(result.stdout, type=Facts)
+    except msgspec.DecodeError as error:
         said = result.stderr.strip() or result.stdout
         raise HostFault(host.name, "probe", f"strange answer ({error}): {said[:500]}") from error
-    if bits != 64:
+    if facts.bits != 64:
         fix = "install a 64-bit system on it"
         raise HostFault(host.name, "probe", f"a 32-bit Python ({facts.machine})", fix)
-    if facts.stamp.code and facts.stamp.tree != found:
-        return replace(facts, stamp=Stamp(), damaged=True)
+    if facts.stamp.code and facts.stamp.tree != facts.tree:
+        return msgspec.structs.replace(facts, stamp=Stamp(), damaged=True)
     return facts

@@ -17,6 +17,7 @@ from pathlib import Path
 from inventory.model import Lab
 from nodes.board.pty import socket_path_bytes_max
 from testbed.errors import ConfigurationError
+from testbed.hosts.guard import is_alive
 
 __all__ = ["check_sockets", "workspace", "workspaces"]
 
@@ -64,15 +65,5 @@ def _sweep() -> None:
     """Remove this user's workspaces if their owner has ended (and its processes with it)."""
     for path in workspaces():
         owner = path.name.removeprefix(_PREFIX).partition("-")[0]
-        if owner.isdigit() and path.stat().st_uid == os.getuid() and not _alive(int(owner)):
+        if owner.isdigit() and path.stat().st_uid == os.getuid() and not is_alive(int(owner)):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

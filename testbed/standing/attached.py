@@ -7,7 +7,7 @@ Only the process that keeps the lab running starts and stops anything (`control`
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -18,22 +18,29 @@ from testbed.provision.deployment import Deployment
 from testbed.provision.ready import interpreters
 from testbed.standing.running_lab import RunningLab
 
-__all__ = ["attached"]
+__all__ = ["attached", "hosts_of"]
+
+
+@contextmanager
+def hosts_of(running: RunningLab) -> Iterator[Mapping[str, Host]]:
+    """The hosts of a running lab, by name. Nothing connects before the first command."""
+    lab = running.lab
+    with ExitStack() as stack:
+        hosts: dict[str, Host] = {**stack.enter_context(ssh_hosts(lab, limited(lab, None)))}
+        for node in running.nodes.values():
+            if node.directory is not None and node.host not in hosts:
+                root = Path(node.directory).parent
+                hosts[node.host] = stack.enter_context(LocalHost(root, name=node.host))
+        yield hosts
 
 
 @contextmanager
 def attached(running: RunningLab, say: Callable[[str], None]) -> Iterator[Deployment]:
     """At its end everything still runs. Raises LabFault, ConfigurationError."""
     lab = running.lab
-    with ExitStack() as stack:
-        remote = stack.enter_context(ssh_hosts(lab, limited(lab, None)))
-        python = interpreters(remote)
-        hosts: dict[str, Host] = dict(remote)
-        for node in running.nodes.values():
-            if node.directory is not None and node.host not in hosts:
-                root = Path(node.directory).parent
-                hosts[node.host] = stack.enter_context(LocalHost(root, name=node.host))
-                python[node.host] = sys.executable
+    with hosts_of(running) as hosts:
+        python = dict.fromkeys(hosts, sys.executable)
+        python |= interpreters({name: hosts[name] for name in limited(lab, None)})
         deployment = Deployment(lab, hosts, python, say)
         deployment.broker_version = lab.broker_kind()
         deployment.begun = set(running.nodes)

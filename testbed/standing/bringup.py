@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import msgspec
 
@@ -54,14 +53,12 @@ def running_lab(
         deployment.set_up()
         prepare(deployment)
         deployment.start()
-        roots = {
-            name: Path(str(hosts[name].root))
-            for name, host in lab.active.items()
-            if host.connection == "local"
-        }
-        start_ns, period_ms = time.time_ns(), round(every_ms)
         running = describe(
-            deployment, home, roots, inventory=inventory, start_ns=start_ns, period_ms=period_ms
+            deployment,
+            home,
+            inventory=inventory,
+            start_ns=time.time_ns(),
+            period_ms=round(every_ms),
         )
         devices = [*deployment.with_role("environment"), *deployment.with_role("mobile")]
         deployment.go({node.name: _plan(node, running) for node in devices})

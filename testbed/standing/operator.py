@@ -203,16 +203,11 @@ class Operator:
         return names
 
     async def revoke(self, identity: Identity, reason: str) -> Statement:
-        return await self.ask(
-            lambda n: self._signed(Revoke, n, target=identity.node, reason=reason)
-        )
+        return await self._order(Revoke, target=identity.node, reason=reason)
 
     async def grant(self, identity: Identity, privilege: int) -> Statement:
-        services = identity.services
-        return await self.ask(
-            lambda n: self._signed(
-                Grant, n, target=identity.node, privilege=privilege, services=services
-            )
+        return await self._order(
+            Grant, target=identity.node, privilege=privilege, services=identity.services
         )
 
     async def new_voucher(
@@ -223,16 +218,13 @@ class Operator:
         voucher = Voucher.new("mobile")
         assert self.sync.copy.ledger is not None
         not_after_us = self.sync.copy.ledger.time_us + valid_s * 1_000_000
-        await self.ask(
-            lambda n: self._signed(
-                AddVoucher,
-                n,
-                voucher=voucher.id,
-                kind=voucher.kind,
-                privilege=privilege_max,
-                services=SERVICES,
-                not_after_us=not_after_us,
-            )
+        await self._order(
+            AddVoucher,
+            voucher=voucher.id,
+            kind=voucher.kind,
+            privilege=privilege_max,
+            services=SERVICES,
+            not_after_us=not_after_us,
         )
         self.running = self.running.with_voucher(voucher.id, name)
         await self._let_in(voucher.user)
@@ -247,15 +239,12 @@ class Operator:
         known = [bytes.fromhex(each) for each, to in self.running.vouchers.items() if to == name]
         if not known:
             raise ConfigurationError(f"no voucher was given out for {name}")
-        return [await self._withdraw(each) for each in known]
-
-    async def _withdraw(self, voucher: bytes) -> Statement:
-        return await self.ask(lambda n: self._signed(WithdrawVoucher, n, voucher=voucher))
+        return [await self._order(WithdrawVoucher, voucher=each) for each in known]
 
     async def bar(self, certificate: bytes) -> Statement:
         """Bars the factory identity of this certificate (DER): it no longer admits a device."""
         factory = factory_id(factory_key(certificate))
-        return await self.ask(lambda n: self._signed(BarFactory, n, factory=factory))
+        return await self._order(BarFactory, factory=factory)
 
     @property
     def administrators(self) -> frozenset[bytes]:
@@ -268,38 +257,34 @@ class Operator:
         return tuple(each.certificate for each in self._registry.factory_roots)
 
     async def add_admin(self, key: bytes) -> Statement:
-        return await self.ask(lambda n: self._signed(AddAdministrator, n, key=key))
+        return await self._order(AddAdministrator, key=key)
 
     async def revoke_admin(self, node: bytes, reason: str) -> Statement:
-        return await self.ask(lambda n: self._signed(Revoke, n, target=node, reason=reason))
+        return await self._order(Revoke, target=node, reason=reason)
 
     async def add_replica(self, replica: int, key: bytes) -> Statement:
         """Orders to add a replica. The record says in which epoch it is a member, and from which
         boundary."""
-        return await self.ask(lambda n: self._signed(AddReplica, n, replica=replica, key=key))
+        return await self._order(AddReplica, replica=replica, key=key)
 
     async def remove_replica(self, replica: int) -> Statement:
         """Orders to remove one, as `add_replica`. Before the boundary of a change another one is
         refused."""
-        return await self.ask(lambda n: self._signed(RemoveReplica, n, replica=replica))
+        return await self._order(RemoveReplica, replica=replica)
 
     async def add_root(
         self, certificate: bytes, kinds: tuple[DeviceKind, ...], privilege_max: int
     ) -> Statement:
-        return await self.ask(
-            lambda n: self._signed(
-                AddFactoryRoot,
-                n,
-                certificate=certificate,
-                kinds=kinds,
-                privilege=privilege_max,
-                services=SERVICES,
-            )
+        return await self._order(
+            AddFactoryRoot,
+            certificate=certificate,
+            kinds=kinds,
+            privilege=privilege_max,
+            services=SERVICES,
         )
 
     async def withdraw_root(self, certificate: bytes) -> Statement:
-        root = digest(certificate)
-        return await self.ask(lambda n: self._signed(WithdrawFactoryRoot, n, root=root))
+        return await self._order(WithdrawFactoryRoot, root=digest(certificate))
 
     async def expect_factory(self, name: str, certificate: bytes) -> None:
         """Lets a device with this factory certificate (DER) log in to ask for access. The chain
@@ -340,11 +325,10 @@ class Operator:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _signed(
-        self, kind: Callable[..., Operation], counter: int, /, **fields: object
-    ) -> Operation:
+    async def _order(self, kind: Callable[..., Operation], /, **fields: object) -> Statement:
+        """Does `ask` for one operation of an administrator."""
         network, node = self._device.genesis.network, self._device.node
-        return kind(network=network, node=node, counter=counter, **fields)
+        return await self.ask(lambda n: kind(network=network, node=node, counter=n, **fields))
 
 
 @asynccontextmanager

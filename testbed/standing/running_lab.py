@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,7 +25,9 @@ from nodes.disk import write_atomically
 from nodes.edge_config import BrokerAddress
 from nodes.keygen import KEY_FILE
 from testbed.errors import ConfigurationError
+from testbed.hosts.local import LocalHost
 from testbed.provision.deployment import Deployment
+from testbed.provision.layout import Node
 from testbed.provision.workspace import workspaces
 
 __all__ = [
@@ -122,16 +124,15 @@ class RunningLab(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 def describe(
-    deployment: Deployment,
-    home: Path,
-    roots: Mapping[str, Path],
-    *,
-    inventory: str,
-    start_ns: int,
-    period_ms: int,
+    deployment: Deployment, home: Path, *, inventory: str, start_ns: int, period_ms: int
 ) -> RunningLab:
-    """Write the description of a running lab. `roots` are the directories of hosts on this
-    machine."""
+    """Write the description of a running lab."""
+
+    def running_node(node: Node) -> RunningNode:
+        host = deployment.host(node)
+        here = isinstance(host, LocalHost)
+        return RunningNode(node.role, node.host, str(host.root / node.name) if here else None)
+
     material = deployment.material
     broker = deployment.broker
     running = RunningLab(
@@ -145,15 +146,7 @@ def describe(
         broker_certificate=broker.certificate,
         broker_carriers=broker.carriers,
         broker_admin=material.broker_admin.password or "",
-        nodes={
-            node.name: RunningNode(
-                node.role,
-                node.host,
-                str(roots[node.host] / node.directory) if node.host in roots else None,
-            )
-            for node in deployment.nodes
-            if node.role != "spare"
-        },
+        nodes={n.name: running_node(n) for n in deployment.nodes if n.role != "spare"},
         vouchers=material.voucher_names,
     )
     running.genesis.write_bytes(material.genesis.encode())

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 
-from gateway.broker.security import User, write_security
+from gateway.broker.security import User
 from gateway.mqtt.topics import Role
 from inventory.model import Lab
-from nodes.config import Address, ClientConfig, PeerConfig
+from nodes.config import Address
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, PublicKeys
 from nodes.provider.config import (
     DeviceConfig,
@@ -37,11 +35,12 @@ from testbed.provision.configs import (
     SECRET,
     STORE,
     File,
-    broker_address,
+    Network,
     broker_config,
     config_file,
     metrics_address,
     network_name,
+    security_file,
 )
 from testbed.provision.layout import Node
 from testbed.provision.material import Material, Voucher, make_material
@@ -105,16 +104,10 @@ def _material(
     return make_material(lab, nodes, keys, factory, replicas_min=1)
 
 
-def _files(
-    node: Node,
-    nodes: Sequence[Node],
-    lab: Lab,
-    material: Material,
-    ports: Mapping[str, int],
-) -> Iterator[File]:
-    broker = broker_address(nodes, lab, material, ports)
+def _files(node: Node, network: Network) -> Iterator[File]:
+    material, broker = network.material, network.broker
     net = network_name(material.genesis)
-    at = metrics_address(node, nodes, lab)
+    at = metrics_address(node, network.nodes, network.lab)
     common: dict[str, Any] = {"name": node.name, "ready": READY, "events": EVENTS, "metrics": at}
     own: dict[str, Any] = {"key": f"keys/{KEY_FILE}", "certificate": f"keys/{CERTIFICATE_FILE}"}
     match node.role:
@@ -123,12 +116,8 @@ def _files(
                 ProviderConfig(
                     **common,
                     **own,
-                    clients=tuple(
-                        ClientConfig(each.name, material.keys[each.name].certificate)
-                        for each in nodes
-                        if each.role == "gateway"
-                    ),
-                    listen=Address(lab.address(node.host), ports[node.name]),
+                    clients=network.clients,
+                    listen=Address(*network.address(node)),
                     passwords=_PASSWORDS,
                     store=STORE,
                     escrow=ESCROW,
@@ -140,19 +129,13 @@ def _files(
             his, key = attackers_token(material)
             yield _secret(_PASSWORDS, Tokens(keys={**tokens, his: key.hex()}))
         case "gateway":
-            provider = next(each for each in nodes if each.role == "replica")
+            (provider,) = network.peers
             yield config_file(
                 GatewayConfig(
                     **common,
                     **own,
                     net=net,
-                    provider=PeerConfig(
-                        provider.index,
-                        lab.address(provider.host),
-                        ports[provider.name],
-                        material.keys[provider.name].certificate,
-                        provider.name,
-                    ),
+                    provider=provider,
                     broker=broker,
                     node=material.keys[node.name].node,
                     passwords=_PASSWORDS,
@@ -174,8 +157,8 @@ def _files(
             )
             yield _secret("token.json", token)
         case "broker":
-            yield config_file(broker_config(node, lab, ports, at))
-            yield File("security.json", _security(material, net), SECRET)
+            yield config_file(broker_config(node, network, at))
+            yield security_file(material, _users(material))
         case "board":
             return
 
@@ -196,17 +179,13 @@ def _secret(name: str, value: msgspec.Struct) -> File:
     return File(name, msgspec.json.encode(value), SECRET)
 
 
-def _security(material: Material, net: str) -> bytes:
+def _users(material: Material) -> list[User]:
     """The broker's logins. A device has one login from the beginning, because there is no admission
     that changes it."""
-    users = [
+    return [
         User(Role.DEVICE, user.node, user.password) if user.role is Role.NEWCOMER else user
         for user in material.users
     ]
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "security.json"
-        write_security(path, net, users)
-        return path.read_bytes()
 
 
 def _checks() -> Checks:

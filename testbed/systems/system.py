@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from testbed.checks.evidence import Evidence
     from testbed.checks.ledger import LedgerReport
     from testbed.checks.properties import Property
-    from testbed.provision.configs import File
+    from testbed.provision.configs import File, Network
     from testbed.provision.material import Material
 
 __all__ = ["Checks", "System"]
@@ -24,7 +24,7 @@ __all__ = ["Checks", "System"]
 MakeMaterial = Callable[
     [Lab, Sequence[Node], "Mapping[str, PublicKeys]", Mapping[str, bytes]], "Material"
 ]
-FilesOf = Callable[[Node, Sequence[Node], Lab, "Material", Mapping[str, int]], "Iterator[File]"]
+FilesOf = Callable[[Node, "Network"], "Iterator[File]"]
 
 
 class Checks(Protocol):

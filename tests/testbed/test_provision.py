@@ -24,10 +24,9 @@ from testbed.hosts.port import CommandResult, Host
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_link import SshSettings
 from testbed.manifest import RunEntry
-from testbed.provision.clean import clean
 from testbed.provision.collect import collect
 from testbed.provision.configs import EVENTS, STORE
-from testbed.provision.deployment import Deployment
+from testbed.provision.deployment import Deployment, clean
 from testbed.provision.layout import Node, layout
 from testbed.provision.ready import interpreters
 from tests.testbed.emulate_support import emulated, host, sudo
