@@ -57,9 +57,7 @@ class _DeploymentOperator:
         self.home = stack.enter_context(workspace())
         self._lock = threading.Lock()
         now_ns = time.time_ns()
-        self._running = describe(
-            deployment, self.home, {}, inventory="", start_ns=now_ns, period_ms=1
-        )
+        self._running = describe(deployment, self.home, inventory="", start_ns=now_ns, period_ms=1)
 
     def operate(
         self, work: Callable[[Operator], Awaitable[None]], within_s: float | None = None
