@@ -28,8 +28,8 @@ def abort(
 ) -> None:
     """List the faults that are active in the current run, or heal one now.
 
-    The run continues, but counts as invalid, because it is not what was planned. `testbed restore`
-    undoes what a dead run left.
+    The run continues, but counts as invalid, because it differs from the plan. `testbed restore`
+    undoes the faults of a dead run.
     """
     run = run_under_way(find_bundle(bundle))
     found = active_faults(run) if fault is None else abort_fault(run, fault, check=check)

@@ -58,8 +58,8 @@ def list_all(inventory: RunningOption = None, as_json: JsonOption = False) -> No
 
 @app.command()
 def add(key: KeyFile, inventory: RunningOption = None, as_json: JsonOption = False) -> None:
-    """Make the holder of a key an administrator. The number of administrators that must agree stays
-    the same."""
+    """Make the holder of a key an administrator. The number of administrators that must agree does
+    not change."""
     spki = _public_key(key)
 
     async def work(operator: Operator) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def consensus(
         int | None, typer.Option(min=1, help="Measure this many requests instead.")
     ] = None,
     verify_threads: Annotated[
-        int | None, typer.Option(min=0, max=64, help="Per replica; default: by cores.")
+        int | None, typer.Option(min=0, max=64, help="Of each replica; default: by cores.")
     ] = None,
     profile: Annotated[
         Path | None,
@@ -120,7 +120,8 @@ def memory(
     store: Store = "sqlite",
     requests: Annotated[int, typer.Option(min=10, help="Requests in all.")] = 100_000,
     peer: Annotated[
-        Literal["suspended", "slow", "none"], typer.Option(help="What the last replica does.")
+        Literal["suspended", "slow", "none"],
+        typer.Option(help="The behaviour of the last replica."),
     ] = "suspended",
     as_json: JsonOption = False,
 ) -> None:
@@ -158,7 +159,7 @@ def traces(
     replicas: Replicas = 4,
     in_flight: InFlight = 1000,
     payload: Payload = 512,
-    every: Annotated[int, typer.Option(min=1, help="Trace one request in so many.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Trace one request in N.")] = 1,
     pairs: Pairs = 10,
     requests: TurnRequests = 4000,
     as_json: JsonOption = False,

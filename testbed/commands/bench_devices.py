@@ -88,7 +88,7 @@ def growth(
     ] = 1000,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how many bytes a block takes at a replica and at a gateway, and a year of blocks."""
+    """Measure the bytes of a block at a replica and at a gateway, and compute a year's growth."""
     found = growths.measure(payload, say)
     rows = [("", *(each.who for each in found))]
     rows.append(("block with a reading, bytes", *(f"{each.record:,.0f}" for each in found)))

@@ -30,14 +30,16 @@ def peers(
         Path,
         typer.Option("--bft-smart", metavar="DIR", help="Your BFT-SMaRt: smartrun.sh, config/."),
     ],
-    clients: Annotated[int, typer.Option(min=1, max=10_000, help="Each with one request.")] = 200,
+    clients: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Clients, each with one request.")
+    ] = 200,
     operations: Annotated[
-        int, typer.Option(min=40, max=1_000_000, help="Of each client of BFT-SMaRt.")
+        int, typer.Option(min=40, max=1_000_000, help="Operations of each client of BFT-SMaRt.")
     ] = 1000,
     payload: Annotated[int, typer.Option(min=300, max=4096, help="Bytes of a request.")] = 512,
     signatures: Annotated[
         Literal["ecdsa", "default", "nosig"],
-        typer.Option(help="By the benchmark itself, not by BFT-SMaRt."),
+        typer.Option(help="The benchmark signs, not BFT-SMaRt."),
     ] = "nosig",
     store: Annotated[
         Literal["sqlite", "memory"], typer.Option(help="sqlite: both sync; memory: neither does.")

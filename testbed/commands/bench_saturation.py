@@ -42,7 +42,7 @@ def saturation(
         float | None, time_option("--step", "How long a step lasts.", default="5s")
     ] = None,
     store: Store = "sqlite",
-    seed: Annotated[int, typer.Option(min=0, help="Of the intended times.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the intended times.")] = 1,
     figure: Annotated[
         Path | None, typer.Option("--figure", metavar="FILE", help="Draw it: .svg or .pdf.")
     ] = None,

@@ -61,7 +61,7 @@ def compare(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare results: what differs, which verdicts changed, and figures with their ratio.
+    """Compare results: differences, changed verdicts, and figures with their ratio.
 
     Ratios are B / A over the runs of each, with a 95 % interval where there are enough runs. Exit
     code 1 if a bound is given and not met, else 0.

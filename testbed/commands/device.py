@@ -179,7 +179,7 @@ def renew(
 def admit(
     name: Annotated[str, typer.Argument(help="Name of the new device.")],
     *,
-    directory: Annotated[Path, typer.Option("--dir", help="Its key and files are kept here.")],
+    directory: Annotated[Path, typer.Option("--dir", help="Folder for its key and files.")],
     privilege: Annotated[int, typer.Option(min=0, max=255, help="The level that it may have.")] = 1,
     factory: Annotated[
         Path | None,

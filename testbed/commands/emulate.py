@@ -51,7 +51,7 @@ def up(
     ] = False,
     cpu: Annotated[
         str | None,
-        typer.Option(metavar="PERCENT", help="Share of one core that each host gets, as 20%."),
+        typer.Option(metavar="PERCENT", help="Each host's share of one core: 20%."),
     ] = None,
     disk_mb: Annotated[
         int, typer.Option(min=16, help="Size of a host's disk, which is in memory.")
@@ -127,7 +127,9 @@ def reboot(host: HostArgument, inventory: LabOption = _DEFAULT_LAB) -> None:
 @app.command()
 def throttle(
     host: HostArgument,
-    bits: Annotated[str, typer.Argument(help="As 0x50005; 0: no throttling; none: no firmware.")],
+    bits: Annotated[
+        str, typer.Argument(help="Bits: 0x50005; 0: no throttling; none: no firmware.")
+    ],
     inventory: LabOption = _DEFAULT_LAB,
 ) -> None:
     """Make a host's firmware report throttling, as `vcgencmd get_throttled` does on a Pi."""
@@ -155,9 +157,7 @@ def link(
             "--jitter", "Variation of the delay, in both directions.", least="0ms", default="0ms"
         ),
     ] = 0,
-    loss: Annotated[
-        str, typer.Option(metavar="PERCENT", help="Share of frames that are lost, as 5%.")
-    ] = "0%",
+    loss: Annotated[str, typer.Option(metavar="PERCENT", help="Share of lost frames: 5%.")] = "0%",
     rate_kbit: Annotated[float, typer.Option(min=0, help="0: without limit.")] = 0,
     for_ms: Annotated[float, time_option("--for", "Clear it after this time; default: never.")] = 0,
     inventory: LabOption = _DEFAULT_LAB,

@@ -144,7 +144,7 @@ def prometheus(
 
 @app.command()
 def discover(inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
-    """Ask the hosts what the inventory should say of them: hardware serial numbers, sensor boards.
+    """Ask the hosts for their inventory entries: hardware serial numbers, sensor boards.
 
     Changes nothing. Exit code 0 all hosts answered, 4 some did not, 3 none did.
     """
@@ -179,7 +179,7 @@ def trust(
 ) -> None:
     """Show a host's key. If you confirm it, write it to the inventory's known_hosts.
 
-    Compare the fingerprint with what the machine itself prints:
+    Compare the fingerprint with the one that the machine itself prints:
     `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`. Without a terminal this command does not
     ask: give --fingerprint or --yes.
     """

@@ -60,8 +60,8 @@ def show(
     ] = SHOWN_DEFAULT,
     as_json: JsonOption = False,
 ) -> None:
-    """Print blocks as they are stored, with the fields of the paper. This checks nothing: `verify`
-    does."""
+    """Print blocks as they are stored, with the fields of the paper. It does not check them; use
+    `verify`."""
     paths, _ = _databases(where)
     blocks = shown_blocks(paths, height=height, last=last)
     if not blocks:

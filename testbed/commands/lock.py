@@ -37,7 +37,8 @@ def lock(
     limit: LimitOption = None,
     *,
     for_ms: Annotated[
-        float, time_option("--for", "As 30m, 2h, 1d.", least="1s", most=LOCK_MAX, default="2h")
+        float,
+        time_option("--for", "For example 30m, 2h, 1d.", least="1s", most=LOCK_MAX, default="2h"),
     ] = 7_200_000,
     wait_ms: Annotated[
         float,

@@ -50,8 +50,8 @@ def group(
     """Compute the exact probability that the liars in a random authentication group admit a device,
     or keep one out.
 
-    The default group of 2f+1 with k = f+1 is never wrong; a smaller one is with this probability,
-    for each request. An inventory asks for one with `chain: {group: {m: 15, k: 8}}`.
+    The default group of 2f+1 with k = f+1 is never wrong. A smaller one is wrong with this
+    probability, for each request. An inventory sets it with `chain: {group: {m: 15, k: 8}}`.
 
     \b
     testbed model group -n 100 -f 10          a table over m
@@ -77,9 +77,7 @@ def group(
 def consensus(
     replicas: Annotated[
         str,
-        typer.Option(
-            "-n", "--replicas", metavar="N,N..N:STEP", help="Which sizes, as 4,7,10 or 4..100:3."
-        ),
+        typer.Option("-n", "--replicas", metavar="N,N..N:STEP", help="Sizes: 4,7,10 or 4..100:3."),
     ] = _REPLICAS_DEFAULT,
     delay_ms: Annotated[
         float | None,
@@ -87,7 +85,7 @@ def consensus(
     ] = None,
     work_ms: Annotated[
         float | None,
-        time_option("--work", "Mean work per message; default: what gives 5.34.", least="0ms"),
+        time_option("--work", "Mean work per message; default: the value for 5.34.", least="0ms"),
     ] = None,
     calibrate: Annotated[
         list[str] | None,

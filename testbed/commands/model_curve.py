@@ -45,7 +45,7 @@ MeasuredOption = Annotated[
     typer.Option("--measured", metavar="FILE", help="A file of rounds from `predict --json`."),
 ]
 FitOption = Annotated[str, typer.Option(metavar="N,N", help="Sizes to which prices are fitted.")]
-RoundsOption = Annotated[int, typer.Option(min=1, max=100, help="How often all is measured.")]
+RoundsOption = Annotated[int, typer.Option(min=1, max=100, help="Rounds of measurements.")]
 BlocksOption = Annotated[
     int, typer.Option(min=10, max=10_000, help="Blocks at each size in each round.")
 ]
@@ -71,9 +71,9 @@ def calibrate(
     real replicas, at two sizes or more. Everything is measured in rounds; each price is the median
     over them.
 
-    With --measured nothing is measured: the prices are those of the rounds in that file. With
-    --bundle nothing is measured either: link delays and syncs of a calibration are replaced by
-    those of a traced run, for example of a lab; `last` is the newest one.
+    With --measured nothing is measured: the prices come from the rounds in that file. With --bundle
+    nothing is measured either: the link delays and syncs of a traced run, for example of a lab,
+    replace those of a calibration; `last` is the newest run.
 
     \b
     testbed model calibrate > calibration.json

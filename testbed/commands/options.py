@@ -53,7 +53,7 @@ SeedOption = Annotated[
 ]
 SystemOption = Annotated[
     SystemName,
-    typer.Option(help="What is under test: the chain, or the centralised baseline."),
+    typer.Option(help="The system under test: the chain, or the centralised baseline."),
 ]
 CheckOption = Annotated[
     bool, typer.Option("--check", help="Only say what would be done, and change nothing.")

@@ -33,7 +33,7 @@ class To(StrEnum):
 
 def power(
     to: Annotated[To, typer.Argument(help="What to do; `cycle` is off, then on.")],
-    hosts: Annotated[str, typer.Argument(help="As pi01,pi02 or role:replica.")],
+    hosts: Annotated[str, typer.Argument(help="Hosts: pi01,pi02 or role:replica.")],
     inventory: InventoryOption = None,
     check: CheckOption = False,
 ) -> None:

@@ -31,10 +31,11 @@ def quarantine(
 ) -> None:
     """Write into the inventory file that a host and its boards are left out, or are used again.
 
-    Only this entry of the file changes, and no host is touched. Every run lists which hosts were
-    left out, and why. The command is refused (exit code 2) if the chain would then tolerate fewer
-    faults. With --lower-f it is done anyway, and `chain.f` is lowered in the file if necessary.
-    --release does not raise `chain.f` again, but says so. It can be repeated.
+    Only this entry of the file changes, and no host is touched. Every run lists the hosts that were
+    left out, with the reasons. The command is refused (exit code 2) if the chain would then
+    tolerate fewer faults. With --lower-f it is done anyway, and `chain.f` is lowered in the file if
+    necessary. --release does not raise `chain.f` again, and prints a note about that. The command
+    can be repeated.
     """
     if inventory is None:
         raise ConfigurationError("name the inventory file to change: -i FILE")

@@ -44,8 +44,7 @@ def refusals(
     ] = BrokerChoice.EMBEDDED,
     as_json: JsonOption = False,
 ) -> None:
-    """Start the loopback lab, attack it in every way we know, and print which layer refused each
-    attack.
+    """Start the loopback lab, try every known attack, and print which layer refused each.
 
     Exit code 1 if anything was not refused, 3 if the lab failed.
     """

@@ -66,7 +66,7 @@ def times(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One or more bundles.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Print how far from the plan events began, were seen and ended, by kind."""
+    """Print how late events began, were seen and ended, by kind."""
     from testbed.checks.evidence import Evidence  # noqa: PLC0415 - loads statistics
     from testbed.report.times import Late  # noqa: PLC0415 - see above
     from testbed.report.times import times as times_of  # noqa: PLC0415 - see above

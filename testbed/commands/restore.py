@@ -23,7 +23,7 @@ def restore(
     check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Undo faults, stop our processes and remove link rules on every host, and verify all of it.
+    """Undo faults, stop our processes and remove link rules on every host, and verify the result.
 
     It can be repeated, and it needs no run. It removes only things with our mark, and names them.
     Exit code 0 all hosts are clean, 6 some are not, or could not be checked (they are listed), 5

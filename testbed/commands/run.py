@@ -55,7 +55,7 @@ def run(
             min=0,
             max=trace_every_max,
             metavar="N",
-            help="Trace one request in N (0: none), whatever the campaign says.",
+            help="Trace one request in N (0: none), instead of the campaign's value.",
         ),
     ] = None,
     check: CheckOption = False,
@@ -64,12 +64,12 @@ def run(
 ) -> None:
     """Run a campaign on a lab, check the ledgers and logs, and write a result bundle.
 
-    With --check it only checks the hosts; `testbed plan` prints what would happen when. A schedule
-    that `testbed plan --save FILE` wrote is run exactly as it is; nothing is drawn again.
+    With --check it only checks the hosts; `testbed plan` prints the events and their times. A
+    schedule that `testbed plan --save FILE` wrote is run exactly as it is; nothing is drawn again.
 
-    Exit code 0 if everything that the campaign expects held, 1 if not, 3 if the lab failed or no
+    Exit code 0 if all expectations of the campaign hold, 1 if not, 3 if the lab failed or no
     verdict is possible, 4 if the result is partial: some runs do not count, or there are too few.
-    Ctrl-C stops everything that was started and keeps what was collected; `testbed resume`
+    Ctrl-C stops everything that was started and keeps the collected files; `testbed resume`
     continues from there.
     """
     lab = load_lab(inventory)

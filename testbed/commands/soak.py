@@ -22,16 +22,16 @@ def soak(
     for_ms: Annotated[
         float, time_option("--for", "How long it lasts.", least="10s", most="1d", default="2m")
     ] = 120_000,
-    seed: Annotated[int, typer.Option(min=0, help="Decides what is done, and when.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the disturbances and their times.")] = 1,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a lab on this machine, use it, disturb it, and check what was lost.
+    """Start a lab on this machine, use it, disturb it, and check that nothing was lost.
 
     4 replicas, 2 gateways, 5 devices, 2 boards. Disturbances: kill -9, SIGSTOP, all replicas at
     once, a host without power, a full disk (root only). Meanwhile an operator admits, renews and
-    revokes devices. Exit code 1 if something acknowledged was lost, doubled or wrong, if a process
-    was given up or does not come back, if a command failed by itself, or if a process was left
+    revokes devices. Exit code 1 if something acknowledged was lost, doubled or wrong; if a process
+    was given up or does not come back; if a command failed by itself; or if a process was left
     running.
     """
     with own_disk(for_ms / 1000) as disk:

@@ -48,7 +48,7 @@ class _Status:
 def status(
     inventory: InventoryOption = None, limit: LimitOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show who uses each host, its power, whether it is ready for a run, and what of ours is there.
+    """Show each host's user, power, readiness for a run, and our processes and files there.
 
     For a lab that is up (`testbed up`), also show the state and restarts of every process, and who
     reads each sensor board. Start time, height, memory and files are known only for processes on
