@@ -14,7 +14,7 @@ from gateway.mqtt.topics import ADMIN_REQUEST, Head, Response, Role, Status, Up
 from testbed.attacker.attacker import new_login
 from testbed.attacker.door_attack import At, DoorAttack, Knock
 
-__all__ = ["EavesdropAttack", "HijackAttack", "TakeoverAttack"]
+__all__ = ["ATTACKS"]
 
 
 def _publish(topic: str, payload: bytes, client: paho.Client) -> None:
@@ -93,3 +93,10 @@ class EavesdropAttack(DoorAttack):
         heard, before = (self._messages, self._bytes), self._reported
         self._reported = heard
         self.sent(relay_messages=heard[0] - before[0], relay_bytes=heard[1] - before[1])
+
+
+ATTACKS: Mapping[str, type[DoorAttack]] = {
+    "device.takeover": TakeoverAttack,
+    "device.topic-hijack": HijackAttack,
+    "device.eavesdrop": EavesdropAttack,
+}

@@ -104,7 +104,7 @@ class Attacker:
     def up(self, device: str, kind: str, bodies: list[bytes]) -> None:
         """Publish bodies of `device` to the gateway, as the relay, and wait until the broker has
         them."""
-        self.do(self._up([(device, kind, body) for body in bodies]), within_s=60.0)
+        self.up_each([(device, kind, body) for body in bodies])
 
     def up_each(self, messages: list[tuple[str, str, bytes]]) -> None:
         """As `up`, for (device, kind, body) of many devices."""

@@ -38,9 +38,10 @@ class At(NamedTuple):
 class DoorAttack(WithAttacker):
     """Each knock is one of `ways`, against one of the lab's devices."""
 
+    _login: User
+
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self._login: User | None = None
         self._tried = 0
 
     @staticmethod
@@ -53,7 +54,6 @@ class DoorAttack(WithAttacker):
         self._login = self.attacker.login_of(self.attacker.admitted())
 
     def apply(self) -> None:
-        assert self._login is not None, "arm was not called"
         rng = self.scene.rng
         for _ in range(self.batch):
             if self.scene.stop.is_set():

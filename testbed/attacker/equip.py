@@ -4,7 +4,6 @@ campaign get this."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,9 +15,6 @@ REFUSALS_LOGGED_MAX = 200_000
 
 
 def log_refusals(deployment: Deployment) -> None:
-    from testbed.provision.configs import CONFIG, File  # noqa: PLC0415 - only a run needs it
-
     for node in deployment.with_role("gateway"):
-        config = json.loads(deployment.host(node).get(node.file(CONFIG)))
-        config["limits"] = config.get("limits", {}) | {"events_burst": REFUSALS_LOGGED_MAX}
-        deployment.put(node, File(CONFIG, json.dumps(config, indent=1).encode() + b"\n"))
+        limits = deployment.config(node).get("limits", {})
+        deployment.configure(node, limits=limits | {"events_burst": REFUSALS_LOGGED_MAX})

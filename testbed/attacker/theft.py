@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from nodes.provider.protocol import CALL, call, call_codec, request_id
-from testbed import programs
 from testbed.attacker.with_attacker import ImpersonateAttack, WithAttacker
 from testbed.provision.configs import STORE
 from testbed.systems.baseline import ESCROW, attackers_token
@@ -24,10 +23,9 @@ class LedgerTheft(ImpersonateAttack):
         deployment = self.scene.deployment
         found = 0
         for node in deployment.with_role("replica"):
-            argv = programs.python(
-                deployment.python(node), "attacks/on_host/count_keys.py", node.file(STORE)
+            found += int(
+                deployment.run_program(node, "attacks/on_host/count_keys.py", node.file(STORE))
             )
-            found += int(deployment.host(node).run(argv).stdout)
         self.sent(keys_found=found)
         super().apply()
 
@@ -55,9 +53,7 @@ class EscrowTheft(WithAttacker):
         deployment = self.scene.deployment
         (provider,) = deployment.with_role("replica")
         files = (provider.file(ESCROW), provider.file(STORE))
-        argv = programs.python(
-            deployment.python(provider), "attacks/on_host/steal_escrow.py", *files
-        )
-        found: dict[str, tuple[str, int]] = json.loads(deployment.host(provider).run(argv).stdout)
+        said = deployment.run_program(provider, "attacks/on_host/steal_escrow.py", *files)
+        found: dict[str, tuple[str, int]] = json.loads(said)
         own, _ = attackers_token(deployment.material)
         return {device: key for device, key in found.items() if device != own}

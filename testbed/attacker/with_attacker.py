@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 
 from testbed.attacker.attacker import Attacker
 from testbed.attacker.forgery import ESCALATIONS, FORGERIES, Hand, Message, made_up
 from testbed.campaign.injection import Attack, Scene
 from testbed.checks.trials import trial_of
 
-__all__ = ["EscalateAttack", "ImpersonateAttack", "RelayAttack", "SybilAttack", "WithAttacker"]
+__all__ = ["ATTACKS", "ImpersonateAttack", "WithAttacker"]
 
 
 class WithAttacker(Attack):
@@ -62,18 +63,11 @@ class SybilAttack(RelayAttack):
 class HandAttack(RelayAttack):
     """Uses the attacker's own devices and voucher, which he gets before the run."""
 
-    def __init__(self, scene: Scene) -> None:
-        super().__init__(scene)
-        self._hand: Hand | None = None
-
-    @property
-    def hand(self) -> Hand:
-        assert self._hand is not None, "arm was not called"
-        return self._hand
+    hand: Hand
 
     def arm(self) -> None:
         super().arm()
-        self._hand = Hand.of(self.attacker, self.scene.rng)
+        self.hand = Hand.of(self.attacker, self.scene.rng)
 
 
 class EscalateAttack(HandAttack):
@@ -100,3 +94,10 @@ class ImpersonateAttack(HandAttack):
             for _ in range(self.batch)
             for material in self.material
         ]
+
+
+ATTACKS: Mapping[str, type[RelayAttack]] = {
+    "device.impersonate": ImpersonateAttack,
+    "device.escalate": EscalateAttack,
+    "device.sybil": SybilAttack,
+}

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from testbed import programs
 from testbed.campaign.injection import Attack, Injection, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.quantities import SpanField
@@ -55,10 +54,8 @@ class Alteration(Attack):
                 arm(host, f"{UNDO}-{node.name}", self.scene.undo_after_s, start)
             deployment.hold_down(node)
             paths = [node.file(name) for name in self._files]
-            argv = programs.python(
-                deployment.python(node), f"attacks/on_host/{self._program}.py", *paths
-            )
-            self.sent(f"{node.name}/{host.run(argv).stdout.strip()}")
+            changed = deployment.run_program(node, f"attacks/on_host/{self._program}.py", *paths)
+            self.sent(f"{node.name}/{changed.strip()}")
 
     def heal(self) -> None:
         deployment = self.scene.deployment

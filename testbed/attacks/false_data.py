@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from inventory.model import Lab
-from testbed.campaign.injection import Attack, Injection, Scene
+from testbed.campaign.injection import Attack, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SensorField
@@ -84,10 +84,6 @@ def _equip(deployment: Deployment) -> None:
     equip(deployment)
 
 
-def _make(scene: Scene) -> Injection:
-    return FalseDataAttack(scene)
-
-
 register(
     Kind(
         FALSE_DATA,
@@ -95,7 +91,7 @@ register(
         category="attack",
         layer="device",
         summary="compromised sensors lie by a bias, a drift or a freeze, well signed",
-        mechanisms=(Mechanism("switch", _make, available=_with_sensors, equip=_equip),),
+        mechanisms=(Mechanism("switch", FalseDataAttack, available=_with_sensors, equip=_equip),),
         judge=judge_false_data,
         seen="their devices log each lie, and it is on the chain",
     )

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from testbed.campaign.injection import Attack, Injection, Judgement, Scene
+from testbed.campaign.injection import Attack, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
-from testbed.campaign.quantities import RateField, SpanField
+from testbed.campaign.quantities import Rate, RateField, SpanField
 from testbed.checks.counted import Counted
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import DataAdded, Late, RateLimited, Requested
@@ -58,8 +58,7 @@ class FloodAttack(Attack):
     def apply(self) -> None:
         flooding, params = self._flooding, self.scene.event.params
         assert flooding is not None, "arm was not called"
-        rate = str(params["rate"])
-        flooding.begin(str(params["how"]), _per_s(rate))
+        flooding.begin(str(params["how"]), Rate.parse(str(params["rate"])).per_s)
         self._running = True
         self._floods += 1
         self.sent(f"flood/{flooding.relay}/{self._floods}")
@@ -85,12 +84,6 @@ def _flooding(deployment: Deployment, mechanism: str) -> Flooding:
     from testbed.attacker.flooding import Flooding  # noqa: PLC0415 - see above
 
     return Flooding(deployment)
-
-
-def _per_s(rate: str) -> float:
-    from testbed.campaign.quantities import Rate  # noqa: PLC0415 - only a run needs it
-
-    return Rate.parse(rate).per_s
 
 
 def judge(evidence: Evidence, attack: str) -> Judgement:
@@ -151,10 +144,6 @@ def _honest(evidence: Evidence, begin: int, end: int) -> list[float]:
     return list(took.values())
 
 
-def _make(scene: Scene) -> Injection:
-    return FloodAttack(scene)
-
-
 register(
     Kind(
         "device.flood",
@@ -163,8 +152,8 @@ register(
         layer="device",
         summary="denial of service: valid, invalid or oversized messages, slow or many connections",
         mechanisms=(
-            Mechanism("broker", _make, systems=("chain",)),
-            Mechanism(PROVIDER, _make, systems=("baseline",)),
+            Mechanism("broker", FloodAttack, systems=("chain",)),
+            Mechanism(PROVIDER, FloodAttack, systems=("baseline",)),
         ),
         judge=judge,
         seen="gateway or broker log what they refuse or take",

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from inventory.model import Lab
 from testbed.attacker.equip import log_refusals
-from testbed.campaign.injection import Attack, Injection, Judgement, Scene
+from testbed.campaign.injection import Attack, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.quantities import Duration, SpanField
 from testbed.campaign.selectors import SelectorField
@@ -177,18 +177,11 @@ def equip(deployment: Deployment) -> None:
     """Every device gets a switch and a man in the middle, who passes everything on while he has no
     order."""
     from testbed.faults.switch import equip as with_switch  # noqa: PLC0415 - only a run needs it
-    from testbed.provision.configs import CONFIG, File  # noqa: PLC0415 - only a run needs it
 
     with_switch(deployment)
     log_refusals(deployment)
     for node in (*deployment.with_role("mobile"), *deployment.with_role("environment")):
-        config = json.loads(deployment.host(node).get(node.file(CONFIG)))
-        data = json.dumps(config | {"middle": True}, indent=1).encode() + b"\n"
-        deployment.put(node, File(CONFIG, data))
-
-
-def _make(scene: Scene) -> Injection:
-    return MitmAttack(scene)
+        deployment.configure(node, middle=True)
 
 
 register(
@@ -198,7 +191,7 @@ register(
         category="attack",
         layer="device",
         summary="somebody between device and broker alters, holds back or answers messages",
-        mechanisms=(Mechanism("switch", _make, available=in_the_clear, equip=equip),),
+        mechanisms=(Mechanism("switch", MitmAttack, available=in_the_clear, equip=equip),),
         judge=judge,
         seen="the gateway logs each message",
     )

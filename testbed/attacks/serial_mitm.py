@@ -17,7 +17,7 @@ from pydantic import Field
 from chain.ledger.operations import Data
 from inventory.model import Lab
 from testbed.attacks.mitm import Mitm
-from testbed.campaign.injection import Attack, Injection, Judgement, Scene
+from testbed.campaign.injection import Attack, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, register
 from testbed.checks.evidence import Evidence
 from testbed.checks.properties import repeated_readings
@@ -131,10 +131,6 @@ def on_a_process(lab: Lab, _hosts: tuple[str, ...]) -> str | None:
     return "nobody can cut into a real cable: a board that is a process is needed"
 
 
-def _make(scene: Scene) -> Injection:
-    return SerialMitmAttack(scene)
-
-
 register(
     Kind(
         "serial.mitm",
@@ -142,7 +138,7 @@ register(
         category="attack",
         layer="serial",
         summary="somebody on a board's line alters, reflects, drops, delays or downgrades",
-        mechanisms=(Mechanism("cable", _make, available=on_a_process),),
+        mechanisms=(Mechanism("cable", SerialMitmAttack, available=on_a_process),),
         judge=judge,
         seen="the tap on the line logs each frame",
     )

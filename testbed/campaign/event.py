@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints
+from pydantic import JsonValue, StringConstraints
+
+from inventory.entries import Strict
 
 __all__ = ["Category", "Disturbed", "Layer", "ScheduledEvent", "SystemName"]
 
@@ -23,7 +25,7 @@ Layer = Literal[
 EventId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
 
 
-class ScheduledEvent(BaseModel):
+class ScheduledEvent(Strict):
     """One fault, attack or action: applied at `at_ms`, healed `for_ms` later (0: nothing to heal).
 
     `id` is unique in the trial, `fault` is the id in the campaign file. `targets` has the selector
@@ -36,8 +38,6 @@ class ScheduledEvent(BaseModel):
     `targets`. `lies`: these replicas may sign false statements. `disturbs`: properties of a host
     that are disturbed on purpose.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     id: EventId
     fault: EventId

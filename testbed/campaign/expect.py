@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
+from inventory.entries import Strict
 from testbed.campaign.event import SystemName
 from testbed.campaign.quantities import BoundField, SpanField
 
@@ -19,6 +20,7 @@ __all__ = [
     "LivenessExpect",
     "Name",
     "SafetyProperty",
+    "Text",
 ]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,47}$")]
@@ -34,24 +36,20 @@ attacks_max: Final = 200
 claims_max: Final = 50
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class LivenessExpect(_Model):
+class LivenessExpect(Strict):
     """`first_commit_after_heal`: the time from healing a fault until the first block that was
     proposed after that is executed; the longest of all faults counts."""
 
     first_commit_after_heal: SpanField | None = None
 
 
-class AttackExpect(_Model):
+class AttackExpect(Strict):
     """`succeeded_upper95`: upper 95 % bound of the attack's success rate."""
 
     succeeded_upper95: Probability
 
 
-class FaultExpect(_Model):
+class FaultExpect(Strict):
     """Limits for each event of one fault. `first_commit`: as `first_commit_after_heal`, for this
     fault. `whole`: the time from healing until its target is clean, running and caught up."""
 
@@ -59,7 +57,7 @@ class FaultExpect(_Model):
     whole: SpanField | None = None
 
 
-class DegradationExpect(_Model):
+class DegradationExpect(Strict):
     """Bounds on the ratio attack / baseline."""
 
     p50: BoundField | None = None
@@ -68,7 +66,7 @@ class DegradationExpect(_Model):
     goodput: BoundField | None = None
 
 
-class Claim(_Model):
+class Claim(Strict):
     """A claim that the campaign tests: the `sentence` that makes it, and the faults, attacks and
     properties that show whether it is true."""
 
@@ -77,7 +75,7 @@ class Claim(_Model):
     shown_by: tuple[Name, ...] = Field(min_length=1, json_schema_extra={"uniqueItems": True})
 
 
-class Expect(_Model):
+class Expect(Strict):
     """What must hold.
 
     `safety`: the properties that must hold; without a list, all. A property that is not listed and
@@ -90,7 +88,7 @@ class Expect(_Model):
 
     safety: tuple[SafetyProperty, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
     broken: tuple[Name, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
-    broken_in: dict[SystemName, tuple[Name, ...]] = {}
+    broken_in: dict[SystemName, tuple[Name, ...]] = Field(default={})
     may_skip: tuple[Name, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
     liveness: LivenessExpect = LivenessExpect()
     attack: dict[Name, AttackExpect] = Field(default={}, max_length=attacks_max)

@@ -15,21 +15,14 @@ from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    create_model,
-)
+from pydantic import ConfigDict, Discriminator, Field, Tag, create_model
 
+from inventory.entries import Strict
 from inventory.load import load_yaml
 from inventory.mistake import Mistake
 from inventory.schema import Schema, schema_of
 from nodes.device.sends import Gaps, Segment
-from testbed.campaign.expect import FIRST_COMMIT, Expect, Name, SafetyProperty
+from testbed.campaign.expect import FIRST_COMMIT, Expect, Name, SafetyProperty, Text
 from testbed.campaign.kinds import Kind, kinds
 from testbed.campaign.quantities import (
     Duration,
@@ -53,18 +46,14 @@ __all__ = [
     "trace_every_max",
 ]
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=400)]
-
 faults_max: Final = 200
 phases_max: Final = 16
 trace_every_max: Final = 1_000_000
 seed_max: Final = 2**53 - 1  # exact in every JSON reader
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
-    )
+class _Model(Strict):
+    model_config = ConfigDict(defer_build=True)
 
 
 class Trials(_Model):
@@ -275,9 +264,7 @@ def _meant(names: Sequence[str], fault: Any) -> str:
 class _Unknown(Fault):
     """A fault whose kind cannot be guessed. Only the keys that all kinds share are checked."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", strict=True, allow_inf_nan=False, defer_build=True
-    )
+    model_config = ConfigDict(extra="ignore")
 
 
 def _fault_model(kind: Kind, do: Any) -> type[Fault]:

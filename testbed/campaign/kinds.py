@@ -34,8 +34,9 @@ from functools import cache
 from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
-from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
+from inventory.entries import Strict
 from inventory.model import Lab
 from testbed.campaign.event import Category, Disturbed, Layer, SystemName
 from testbed.campaign.injection import Equip, Judge, Maker
@@ -72,12 +73,10 @@ Impairs = Callable[[Lab, Targets, Mapping[str, JsonValue]], tuple[str, ...]]
 """Returns the replicas that count as faulty: names, `primary` or `backup(K)`."""
 
 
-class Params(BaseModel):
+class Params(Strict):
     """Base of every kind's parameters: frozen, strict, unknown keys refused."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
-    )
+    model_config = ConfigDict(defer_build=True)
 
 
 def anywhere(_lab: Lab, _hosts: tuple[str, ...]) -> str | None:

@@ -19,7 +19,6 @@ from contextlib import ExitStack, closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
-from types import TracebackType
 from typing import IO, Any, Self
 
 import msgspec
@@ -66,12 +65,7 @@ class RunLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             for file in self._files.values():
                 file.close()

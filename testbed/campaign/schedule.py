@@ -17,8 +17,6 @@ import json
 from typing import Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -26,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from inventory.entries import Strict
 from nodes.device.sends import SENDS_MAX, Draw, Gaps
 from testbed.campaign.event import ScheduledEvent, SystemName
 from testbed.campaign.expect import Expect, Name
@@ -46,11 +45,7 @@ __all__ = [
 DeviceRole = Literal["mobile", "environment", "board"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Phase(_Model):
+class Phase(Strict):
     """One phase of every run."""
 
     name: str
@@ -58,7 +53,7 @@ class Phase(_Model):
     end_ms: int
 
 
-class Device(_Model):
+class Device(Strict):
     """A device and when it acts.
 
     `host` is where it runs. `enrol_at_ms` is None for a board, because its environment host
@@ -92,7 +87,7 @@ class Device(_Model):
         return {name: value for name, value in serialize(self).items() if name != "draws" or value}
 
 
-class Trial(_Model):
+class Trial(Strict):
     """One draw of everything random. `seed` is for what a kind must draw while it runs."""
 
     index: int
@@ -109,7 +104,7 @@ class Trial(_Model):
         return self
 
 
-class Run(_Model):
+class Run(Strict):
     """One run: a trial's workload, with its events or (baseline) without."""
 
     index: int
@@ -117,7 +112,7 @@ class Run(_Model):
     arm: Literal["baseline", "faults"]
 
 
-class WorkloadPlan(_Model):
+class WorkloadPlan(Strict):
     """What devices send, and when an unanswered send counts as lost. The profiles are in the
     trials; `rate_per_s` is the rate outside of `shape`."""
 
@@ -137,7 +132,7 @@ class WorkloadPlan(_Model):
         return f"{self.kind} {rate}, timeout {self.timeout_ms / 1000:g} s"
 
 
-class Schedule(_Model):
+class Schedule(Strict):
     """Everything that will happen, in the order of `runs`.
 
     `system` is what is under test. `replicas` are host names by replica number; `max_faulty` None

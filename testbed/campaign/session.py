@@ -71,7 +71,6 @@ class Session:
         self._judge = judge
         self._inventory = inventory
         self._lost: list[str] = []  # problems of hosts whose lease was lost
-        self._trouble: list[str] = self._lost
         self._reach: Reach | None = None
         self._published: Published | None = None
 
@@ -102,7 +101,7 @@ class Session:
             self._published = stack.enter_context(Published(self._bundle.path))
             remote = {name: hosts[name] for name in limited(self._lab, None)}
             lease = stack.enter_context(Lease(remote))
-            lease.on_lost = self._on_lost
+            lease.on_lost = self._lost.append
             if after_a_crash and remote:
                 self._say("restoring the hosts")
                 clean_up(remote)
@@ -177,8 +176,7 @@ class Session:
             stack.callback(outside.stop)
             require_near(self._lab, outside.start())
             watch = Watch(deployment, reach)
-            self._trouble = watch.trouble
-            watch.trouble += self._lost
+            watch.trouble = self._lost
             stack.callback(watch.close)
             watch.start()
             runner = Runner(schedule, deployment, watch, log, run.raw, inventory=self._inventory)
@@ -197,11 +195,6 @@ class Session:
     def _end(self, entry: RunEntry, state: str, reason: str | None) -> None:
         ended = datetime.now(UTC).isoformat()
         self._bundle.update(entry.index, state=state, reason=reason, ended=ended)
-
-    def _on_lost(self, what: str) -> None:
-        self._lost.append(what)
-        if self._trouble is not self._lost:
-            self._trouble.append(what)
 
     def _bring_home(self, deployment: Deployment, run: RunFolder) -> None:
         """Collects the files. Call it after the processes have ended: only then the files are

@@ -24,7 +24,6 @@ from pydantic import Field
 
 from inventory.model import Lab
 from nodes.keygen import KEY_FILE
-from testbed import programs
 from testbed.campaign.event import Category
 from testbed.campaign.injection import Injection, Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
@@ -142,11 +141,10 @@ class LedgerFault(EndedFault):
         return bool(self.scene.event.params.get("mark"))
 
     def _run(self, node: Node, verb: str, *more: str) -> object:
-        python = self.scene.deployment.python(node)
-        seed = str(self.scene.rng.getrandbits(31))
+        arguments = verb, node.file(STORE), str(self.scene.rng.getrandbits(31)), *more
         program = "faults/on_host/edit_ledger.py"
-        argv = programs.python(python, program, verb, node.file(STORE), seed, *more)
-        return json.loads(self.host(node).run(argv, timeout_s=EDIT_S_MAX).stdout)
+        said = self.scene.deployment.run_program(node, program, *arguments, timeout_s=EDIT_S_MAX)
+        return json.loads(said)
 
     def _findings(self, node: Node) -> int:
         """How often it has logged damage. If it cannot know of the damage, its starts are

@@ -6,12 +6,10 @@ Only a campaign can do this: it changes the configs of that run's processes befo
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from testbed.campaign.injection import Injection, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
-from testbed.provision.configs import CONFIG, File
 
 if TYPE_CHECKING:
     from testbed.provision.deployment import Deployment
@@ -56,26 +54,18 @@ class NoLimitsAction(Injection):
     def observe(self, within_s: float) -> Seen | None:
         deployment = self.scene.deployment
         held = {
-            node.name: limits.items() <= _config(deployment, node.name)["limits"].items()
-            for role, limits in _LIMITS.items()
+            node.name: _LIMITS[node.role].items() <= deployment.config(node)["limits"].items()
             for node in deployment.nodes
-            if node.role == role
+            if node.role in _LIMITS
         }
         return Seen("the configs name no limit", held) if held and all(held.values()) else None
-
-
-def _config(deployment: Deployment, name: str) -> dict[str, Any]:
-    node = deployment.node(name)
-    found: dict[str, Any] = json.loads(deployment.host(node).get(node.file(CONFIG)))
-    return found
 
 
 def equip(deployment: Deployment) -> None:
     for node in deployment.nodes:
         if node.role in _LIMITS:
-            config = _config(deployment, node.name)
-            config["limits"] = config.get("limits", {}) | _LIMITS[node.role]
-            deployment.put(node, File(CONFIG, json.dumps(config, indent=1).encode() + b"\n"))
+            limits = deployment.config(node).get("limits", {})
+            deployment.configure(node, limits=limits | _LIMITS[node.role])
 
 
 register(

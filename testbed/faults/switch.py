@@ -16,7 +16,7 @@ from testbed.campaign.injection import Scene
 from testbed.care.dead_man import arm, disarm
 from testbed.errors import LabFault
 from testbed.hosts.port import NodeCommand
-from testbed.provision.configs import CONFIG, EVENTS, File
+from testbed.provision.configs import EVENTS, File
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node, NodeRole
 
@@ -106,7 +106,5 @@ def equip(deployment: Deployment) -> None:
     """Every process that can have a switch gets one."""
     for role, program in _PROGRAMS.items():
         for node in deployment.with_role(role):
-            config = json.loads(deployment.host(node).get(node.file(CONFIG)))
-            config["switch"] = SWITCH
-            deployment.put(node, File(CONFIG, json.dumps(config, indent=1).encode() + b"\n"))
+            deployment.configure(node, switch=SWITCH)
             deployment.programs[node.name] = program

@@ -49,7 +49,7 @@ class TwinFault(PressureFault):
 
     def strike(self, node: Node) -> None:
         host, deployment = self.host(node), self.scene.deployment
-        config = json.loads(host.get(node.file(CONFIG)))
+        config = deployment.config(node)
         for name in OF_THE_ORIGINAL:
             config[name] = f"../{node.name}/{config[name]}"
         for name in OF_THE_SWITCH:

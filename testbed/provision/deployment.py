@@ -12,15 +12,24 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from inventory.model import Lab
 from nodes.edge_config import BrokerAddress
+from testbed import programs
 from testbed.boards.flash import FLASHED, HOST_KEY, is_plugged
 from testbed.boards.ports import find_board
 from testbed.errors import ConfigurationError, LabFault
 from testbed.fleet import at_once
-from testbed.hosts.port import Host, HostFault, OutcomeUnknown, Unit, UnitState, Unreachable
+from testbed.hosts.port import (
+    COMMAND_TIMEOUT_S,
+    Host,
+    HostFault,
+    OutcomeUnknown,
+    Unit,
+    UnitState,
+    Unreachable,
+)
 from testbed.programs import shell
 from testbed.provision.configs import (
     CONFIG,
@@ -201,6 +210,24 @@ class Deployment:
     def put(self, node: Node, file: File) -> None:
         """Write a file into a process's directory."""
         self.host(node).put(file.data, node.file(file.name), file.mode)
+
+    def config(self, node: Node) -> dict[str, Any]:
+        """The config with which a process starts."""
+        found: dict[str, Any] = json.loads(self.host(node).get(node.file(CONFIG)))
+        return found
+
+    def configure(self, node: Node, **changes: object) -> None:
+        """Change keys of a process's config, before it starts."""
+        config = self.config(node) | changes
+        self.put(node, File(CONFIG, json.dumps(config, indent=1).encode() + b"\n"))
+
+    def run_program(
+        self, node: Node, program: str, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S
+    ) -> str:
+        """Run one of `testbed.programs` with the interpreter of a process, on its host. Returns
+        what it printed."""
+        argv = programs.python(self.python(node), program, *arguments)
+        return self.host(node).run(argv, timeout_s=timeout_s).stdout
 
     # --- running --------------------------------------------------------------------------------
 

@@ -5,12 +5,9 @@ Only campaigns do this, before the processes start. `collect` brings the files h
 
 from __future__ import annotations
 
-import json
-
 from testbed.fleet import at_once
-from testbed.provision.configs import CONFIG, TRACE, File
+from testbed.provision.configs import TRACE
 from testbed.provision.deployment import Deployment
-from testbed.provision.layout import Node
 
 __all__ = ["trace"]
 
@@ -20,9 +17,5 @@ def trace(deployment: Deployment, every: int) -> None:
     if not every:
         return
 
-    def one(node: Node) -> None:
-        config = json.loads(deployment.host(node).get(node.file(CONFIG)))
-        config |= {"trace": TRACE, "trace_every": every}
-        deployment.put(node, File(CONFIG, json.dumps(config, indent=1).encode() + b"\n"))
-
-    at_once(one, [each for each in deployment.nodes if each.role in deployment.system.traced])
+    traced = [each for each in deployment.nodes if each.role in deployment.system.traced]
+    at_once(lambda node: deployment.configure(node, trace=TRACE, trace_every=every), traced)

@@ -26,7 +26,7 @@ from gateway.bridge.edge import RequestKind, SyncRequest, sync_codec
 from gateway.broker.security import bootstrap_id, bootstrap_user
 from gateway.mqtt.topics import Up
 from gateway.serial.frames import Frame, decode_line, encode_frame
-from testbed.attacker.at_the_door import EavesdropAttack, HijackAttack, TakeoverAttack
+from testbed.attacker.at_the_door import ATTACKS
 from testbed.attacker.door_attack import At
 from testbed.attacker.forgery import ESCALATIONS, EXPIRED_AFTER_S, FORGERIES
 from testbed.attacker.manufacturer import Manufacturer, issue
@@ -209,7 +209,7 @@ async def _at_broker(t: Trial) -> None:
     """What the broker refuses: takeover, topic hijack and eavesdropping, and more."""
     rogue = await t.login_of(t.hand.devices["admitted"])
     at = At(t.net, rogue, "a" * 64, t.hand.rng)
-    for attack in (TakeoverAttack, HijackAttack, EavesdropAttack):
+    for attack in ATTACKS.values():
         for what, user, client_id, act in attack.ways(at):
             await t.at_broker(what, user, act, client_id)
     mine = str(Up(t.net, rogue.node, rogue.node, "op"))
