@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from testbed.campaign.selectors import is_symbolic
 
@@ -41,6 +41,10 @@ __all__ = [
     "Sent",
     "meant",
 ]
+
+POLL_S = 0.2
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -114,6 +118,16 @@ class Scene:
     def pause(self, seconds: float) -> bool:
         """Wait. False if the run was interrupted meanwhile; the caller must then return at once."""
         return not self.stop.wait(max(0.0, seconds))
+
+    def poll(self, ask: Callable[[], T], within_s: float) -> T:
+        """Ask until the answer is true, the time is over or the run is interrupted. Returns the
+        last answer."""
+        until_s = time.monotonic() + within_s
+        while not (answer := ask()):
+            left_s = until_s - time.monotonic()
+            if left_s <= 0 or not self.pause(min(POLL_S, left_s)):
+                break
+        return answer
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -84,24 +83,15 @@ class _Proof(NamedTuple):
     holds: Callable[[Witness, dict[str, Any]], bool]
 
 
-@dataclass(frozen=True)
-class _TrickFault:
-    """A trick as a campaign uses it."""
-
-    trick: Trick
-    summary: str
-    proof: _Proof
-    params: type[Params] = Lie
-    impairs: tuple[str, ...] = ("on",)
-
-
 class ByzantineFault(Injection):
     """Gives the order, reads it back, observes, takes the order back, and checks that the replica
-    is honest again."""
+    is honest again. `liars` are the keys of the selectors that name liars."""
 
-    def __init__(self, scene: Scene, fault: _TrickFault) -> None:
+    def __init__(self, scene: Scene, trick: Trick, proof: _Proof, liars: tuple[str, ...]) -> None:
         super().__init__(scene)
-        self._fault = fault
+        self._trick = trick
+        self._proof = proof
+        self._keys = liars
         self._witness: Witness | None = None
         self._heal_witness: Witness | None = None
         self._tip = 0
@@ -124,9 +114,9 @@ class ByzantineFault(Injection):
         witness, params = self._witness, self.scene.event.params
         assert witness is not None, "apply was not called"
         shown = self.scene.watch.wait_for(
-            lambda: self._fault.proof.holds(witness, params), max(0.0, within_s)
+            lambda: self._proof.holds(witness, params), max(0.0, within_s)
         )
-        return Seen(self._fault.proof.text) if shown else None
+        return Seen(self._proof.text) if shown else None
 
     def heal(self) -> None:
         self._tip = self.scene.watch.tip()
@@ -157,11 +147,11 @@ class ByzantineFault(Injection):
         return whole and all(state is UnitState.ACTIVE for state in states)
 
     def _liars(self) -> tuple[Node, ...]:
-        return tuple(node for key in self._fault.impairs for node in self.scene.nodes(key))
+        return tuple(node for key in self._keys for node in self.scene.nodes(key))
 
     def _orders(self) -> list[Order]:
         """An order for each replica that may become a liar."""
-        found = [node for key in self._fault.impairs for node in self.scene.candidates(key)]
+        found = [node for key in self._keys for node in self.scene.candidates(key)]
         return [Order(self.scene, node, SEAM) for node in dict.fromkeys(found)]
 
     def _new_witness(self) -> Witness:
@@ -171,14 +161,14 @@ class ByzantineFault(Injection):
     def _order(self) -> dict[str, Any]:
         """The fields of `nodes.byzantine.config.Byzantine` that differ from its defaults."""
         params = self.scene.event.params
-        order: dict[str, Any] = {"trick": self._fault.trick, "seed": self.scene.rng.getrandbits(31)}
+        order: dict[str, Any] = {"trick": self._trick, "seed": self.scene.rng.getrandbits(31)}
         if params.get("message") is not None:
             order["message"] = _TAGS[str(params["message"])]
         if "by_ms" in params:
             order["delay_ms"] = params["by_ms"]
         for client in self.scene.nodes("client")[:1]:
             order["client"] = self._node_id(client)
-        if self._fault.params is Conspire:
+        if self._trick is Trick.CONSPIRE:
             liars = self._liars()
             replicas = self.scene.deployment.with_role("replica")
             loyal = [node.index for node in replicas if node not in liars]
@@ -226,50 +216,52 @@ DELAYED = _Proof("its proposals reach others late, or they go to a later view", 
 EXPOSED = _Proof("primary: others accuse, refuse or replace it; backup: as for withhold", _exposed)
 DECEIVED = _Proof("others execute different blocks, or accuse or replace a liar", _deceived)
 
-_FAULTS = (
-    _TrickFault(Trick.SILENT, "says nothing, or nothing of one kind", SILENCED, Silent),
-    _TrickFault(Trick.DELAY, "sends late, for example just before the timeout", DELAYED, Delay),
-    _TrickFault(Trick.CENSOR, "as primary leaves out one client, or all", REPLACED, Censor),
-    _TrickFault(Trick.WITHHOLD, "does everything except voting", LIED),
-    _TrickFault(Trick.PARTIAL, "its votes reach only half of the others", LIED),
-    _TrickFault(Trick.BAD_SIGNATURE, "flips a bit of each signature", REFUSED),
-    _TrickFault(Trick.FLOOD, "sends everything 20 times, half of it garbage", REFUSED),
-    _TrickFault(Trick.SPAM_VOTES, "sends many well-signed votes that are superfluous", LIED),
-    _TrickFault(Trick.OLD_MESSAGES, "repeats what it sent long ago", LIED),
-    _TrickFault(Trick.EQUIVOCATE, "tells the two halves of the others different things", EXPOSED),
-    _TrickFault(Trick.WRONG_DIGEST, "votes for digests that nobody proposed", LIED),
-    _TrickFault(Trick.WRONG_FIELD, "changes a field of every fifth message, re-signed", LIED),
-    _TrickFault(Trick.REPROPOSAL, "proposes one batch under two sequence numbers", EXPOSED),
-    _TrickFault(Trick.BAD_BATCH, "proposes batches that must not be accepted", EXPOSED),
-    _TrickFault(Trick.FORGE_VIEW_CHANGE, "hides or invents certificates", LIED),
-    _TrickFault(Trick.FORGE_NEW_VIEW, "orders other batches than the proofs say", LIED),
-    _TrickFault(Trick.FORGE_CHECKPOINT, "votes for states that do not exist", LIED),
-    _TrickFault(Trick.LYING_TRANSFER, "serves invented blocks to replicas that catch up", LIED),
-    _TrickFault(
-        Trick.CONSPIRE,
-        "with accomplices, tells some replicas another story; f+1 fork the chain",
-        DECEIVED,
-        Conspire,
-        ("on", "with"),
-    ),
-)
 
-
-def _make(scene: Scene, fault: _TrickFault) -> Injection:
-    return ByzantineFault(scene, fault)
-
-
-for _fault in _FAULTS:
+def _register(
+    trick: Trick,
+    summary: str,
+    proof: _Proof,
+    params: type[Params] = Lie,
+    liars: tuple[str, ...] = ("on",),
+) -> None:
+    make = partial(ByzantineFault, trick=trick, proof=proof, liars=liars)
     register(
         Kind(
-            f"byzantine.{_fault.trick}",
-            _fault.params,
+            f"byzantine.{trick}",
+            params,
             category="fault",
             layer="consensus",
-            summary=_fault.summary,
-            mechanisms=(Mechanism("switch", partial(_make, fault=_fault), equip=equip),),
-            impairs=those(*_fault.impairs),
+            summary=summary,
+            mechanisms=(Mechanism("switch", make, equip=equip),),
+            impairs=those(*liars),
             lies=True,
-            seen=_fault.proof.text,
+            seen=proof.text,
         )
     )
+
+
+_register(Trick.SILENT, "says nothing, or nothing of one kind", SILENCED, Silent)
+_register(Trick.DELAY, "sends late, for example just before the timeout", DELAYED, Delay)
+_register(Trick.CENSOR, "as primary leaves out one client, or all", REPLACED, Censor)
+_register(Trick.WITHHOLD, "does everything except voting", LIED)
+_register(Trick.PARTIAL, "its votes reach only half of the others", LIED)
+_register(Trick.BAD_SIGNATURE, "flips a bit of each signature", REFUSED)
+_register(Trick.FLOOD, "sends everything 20 times, half of it garbage", REFUSED)
+_register(Trick.SPAM_VOTES, "sends many well-signed votes that are superfluous", LIED)
+_register(Trick.OLD_MESSAGES, "repeats what it sent long ago", LIED)
+_register(Trick.EQUIVOCATE, "tells the two halves of the others different things", EXPOSED)
+_register(Trick.WRONG_DIGEST, "votes for digests that nobody proposed", LIED)
+_register(Trick.WRONG_FIELD, "changes a field of every fifth message, re-signed", LIED)
+_register(Trick.REPROPOSAL, "proposes one batch under two sequence numbers", EXPOSED)
+_register(Trick.BAD_BATCH, "proposes batches that must not be accepted", EXPOSED)
+_register(Trick.FORGE_VIEW_CHANGE, "hides or invents certificates", LIED)
+_register(Trick.FORGE_NEW_VIEW, "orders other batches than the proofs say", LIED)
+_register(Trick.FORGE_CHECKPOINT, "votes for states that do not exist", LIED)
+_register(Trick.LYING_TRANSFER, "serves invented blocks to replicas that catch up", LIED)
+_register(
+    Trick.CONSPIRE,
+    "with accomplices, tells some replicas another story; f+1 fork the chain",
+    DECEIVED,
+    Conspire,
+    ("on", "with"),
+)

@@ -67,11 +67,8 @@ class BrokerKill(CrashFault):
     def observe(self, within_s: float) -> Seen | None:
         if not self.all_down():
             return None
-        until_s = time.monotonic() + within_s
-        while not self._is_quiet():
-            left_s = until_s - time.monotonic()
-            if left_s <= 0 or not self.scene.pause(min(0.1, left_s)):
-                return None
+        if not self.scene.poll(self._is_quiet, within_s):
+            return None
         return Seen(f"the process is gone, and for {QUIET_S:g} s no message came to a gateway")
 
     def _is_quiet(self) -> bool:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from signal import Signals
 
@@ -25,7 +24,7 @@ from pydantic import Field
 from inventory.model import Lab
 from nodes.keygen import KEY_FILE
 from testbed.campaign.event import Category
-from testbed.campaign.injection import Injection, Scene, Seen
+from testbed.campaign.injection import Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SelectorField
@@ -90,30 +89,21 @@ class Rollback(Damage):
     mark: bool = False
 
 
-@dataclass(frozen=True)
-class _Edit:
-    """`found`: the event that the replica logs when it finds the damage."""
-
-    name: str
-    params: type[Params]
-    verb: str
-    found: str
-    summary: str
-    lies: bool = False
-    category: Category = "fault"
-
-
 class LedgerFault(EndedFault):
-    def __init__(self, scene: Scene, edit: _Edit) -> None:
+    """`verb` is what the program does to the ledger; `found` the event that the replica logs when
+    it finds the damage."""
+
+    def __init__(self, scene: Scene, verb: str, found: str) -> None:
         super().__init__(scene)
-        self._edit = edit
+        self._verb = verb
+        self._found = found
         self._did: dict[str, object] = {}
         self._found_before: dict[str, int] = {}
         self._struck_s = 0.0
 
     def arm(self) -> None:
         super().arm()
-        if self._edit.verb == "rollback":
+        if self._verb == "rollback":
             for node in self.scene.candidates("on"):
                 self._run(node, "snapshot", node.file(SNAPSHOT))
 
@@ -124,16 +114,16 @@ class LedgerFault(EndedFault):
     def strike(self, node: Node) -> None:
         deployment = self.scene.deployment
         self._found_before[node.name] = self._findings(node)
-        if self._edit.verb == "tear":
+        if self._verb == "tear":
             with suppress(HostFault):  # it has no process at the moment
                 self.host(node).signal(node.unit, Signals.SIGKILL)  # or it would fold its log
         deployment.hold_down(node)
         more = []
-        if self._edit.verb == "rehash":
+        if self._verb == "rehash":
             more = [node.file(f"keys/{KEY_FILE}")]
-        if self._edit.verb == "rollback":
+        if self._verb == "rollback":
             more = [node.file(SNAPSHOT), *(["mark"] if self._unnoticed else [])]
-        self._did[node.name] = self._run(node, self._edit.verb, *more)
+        self._did[node.name] = self._run(node, self._verb, *more)
         deployment.start_node(node)
 
     @property
@@ -149,7 +139,7 @@ class LedgerFault(EndedFault):
     def _findings(self, node: Node) -> int:
         """How often it has logged damage. If it cannot know of the damage, its starts are
         counted."""
-        event = "started" if self._unnoticed else self._edit.found
+        event = "started" if self._unnoticed else self._found
         return self.scene.watch.nodes[node.name].counts[event]
 
     def observe(self, within_s: float) -> Seen | None:
@@ -160,11 +150,11 @@ class LedgerFault(EndedFault):
         left_s = self._struck_s + FOUND_S_MAX - time.monotonic()
         if not self.scene.watch.wait_for(found, max(within_s, left_s)):
             return None
-        what = "it began at a lower height" if self._unnoticed else f"it says {self._edit.found}"
+        what = "it began at a lower height" if self._unnoticed else f"it says {self._found}"
         return Seen(what, self._did)
 
     def repair(self, node: Node) -> None:
-        if self._edit.verb == "rehash" and node.name in self._did:
+        if self._verb == "rehash" and node.name in self._did:
             del self._did[node.name]  # once
             self.scene.deployment.hold_down(node)
             self._run(node, "wipe")
@@ -176,63 +166,59 @@ def _of_replicas(lab: Lab, hosts: tuple[str, ...]) -> str | None:
     return f"{', '.join(others)}: no replica, so no ledger" if len(others) == len(hosts) else None
 
 
-_EDITS = (
-    _Edit(
-        "replica.wipe",
-        WipeReplica,
-        "wipe",
-        "store-missing",
-        "an operator restarts a replica with an empty disk",
-        category="action",
-    ),
-    _Edit(
-        "ledger.bit-flip",
-        BitFlip,
-        "flip",
-        "store-damaged",
-        "one bit of one stored block is flipped",
-    ),
-    _Edit("ledger.truncate", Truncate, "truncate", "store-damaged", "the ledger file is cut off"),
-    _Edit("disk.torn", Torn, "tear", "store-damaged", "the last write to the ledger is torn"),
-    _Edit("ledger.wipe", Wipe, "wipe", "store-missing", "the ledger is gone"),
-    _Edit(
-        "ledger.rollback",
-        Rollback,
-        "rollback",
-        "store-damaged",
-        "the ledger is an older copy",
-        lies=True,
-    ),
-    _Edit(
-        "ledger.rehash",
-        Rehash,
-        "rehash",
-        "diverged",
-        "a block is rewritten, and all blocks above are made and signed again",
-        lies=True,
-    ),
-)
-
-
-def _by_file(edit: _Edit) -> Mechanism:
-    return Mechanism("file", partial(_make, edit=edit), available=_of_replicas, systems=("chain",))
-
-
-def _make(scene: Scene, edit: _Edit) -> Injection:
-    return LedgerFault(scene, edit)
-
-
-for _edit in _EDITS:
+def _register(
+    name: str,
+    params: type[Params],
+    verb: str,
+    found: str,
+    summary: str,
+    *,
+    lies: bool = False,
+    category: Category = "fault",
+) -> None:
+    make = partial(LedgerFault, verb=verb, found=found)
     register(
         Kind(
-            _edit.name,
-            _edit.params,
-            category=_edit.category,
+            name,
+            params,
+            category=category,
             layer="ledger",
-            summary=_edit.summary,
-            mechanisms=(_by_file(_edit),),
+            summary=summary,
+            mechanisms=(Mechanism("file", make, available=_of_replicas, systems=("chain",)),),
             impairs=those("on"),
-            lies=_edit.lies,
-            seen=f"the replica says `{_edit.found}`",
+            lies=lies,
+            seen=f"the replica says `{found}`",
         )
     )
+
+
+_register(
+    "replica.wipe",
+    WipeReplica,
+    "wipe",
+    "store-missing",
+    "an operator restarts a replica with an empty disk",
+    category="action",
+)
+_register(
+    "ledger.bit-flip", BitFlip, "flip", "store-damaged", "one bit of one stored block is flipped"
+)
+_register("ledger.truncate", Truncate, "truncate", "store-damaged", "the ledger file is cut off")
+_register("disk.torn", Torn, "tear", "store-damaged", "the last write to the ledger is torn")
+_register("ledger.wipe", Wipe, "wipe", "store-missing", "the ledger is gone")
+_register(
+    "ledger.rollback",
+    Rollback,
+    "rollback",
+    "store-damaged",
+    "the ledger is an older copy",
+    lies=True,
+)
+_register(
+    "ledger.rehash",
+    Rehash,
+    "rehash",
+    "diverged",
+    "a block is rewritten, and all blocks above are made and signed again",
+    lies=True,
+)

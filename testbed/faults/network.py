@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, Final, Self
 from weakref import WeakKeyDictionary
@@ -37,7 +36,6 @@ from testbed.provision.layout import Node
 
 __all__ = ["Flap", "LinkFault"]
 
-LOOK_S: Final = 0.2
 SEVERE_SHARE: Final = 0.5
 SEVERE_KBIT: Final = 64
 """A slower link counts as cut."""
@@ -225,17 +223,16 @@ class LinkFault(Injection):
         self._links.shape(self._owner, self._rules)
 
     def observe(self, within_s: float) -> Seen | None:
-        until_s = time.monotonic() + within_s
-        while True:
-            read = self._links.read_back(self._rules)
-            stands = all(_alike(read[way].shape, shape) for way, shape in self._rules.items())
-            touched = sum(each.touched for each in read.values())
-            if stands and touched and self._heard is not None and self._heard.nothing():
-                quiet = ", and nobody hears them" if self._heard.pairs else ""
-                return Seen(f"the rules stand and met {touched} messages{quiet}", _said(read))
-            left_s = until_s - time.monotonic()
-            if left_s <= 0 or not self.scene.pause(min(LOOK_S, left_s)):
-                return None
+        return self.scene.poll(self._look, within_s)
+
+    def _look(self) -> Seen | None:
+        read = self._links.read_back(self._rules)
+        stands = all(_alike(read[way].shape, shape) for way, shape in self._rules.items())
+        touched = sum(each.touched for each in read.values())
+        if not (stands and touched and self._heard is not None and self._heard.nothing()):
+            return None
+        quiet = ", and nobody hears them" if self._heard.pairs else ""
+        return Seen(f"the rules stand and met {touched} messages{quiet}", _said(read))
 
     def heal(self) -> None:
         self._tip = self.scene.watch.tip()
@@ -246,10 +243,11 @@ class LinkFault(Injection):
         watch, until_s = self.scene.watch, time.monotonic() + within_s
         if not watch.wait_for(lambda: all(r.height >= self._tip for r in watch.replicas), within_s):
             return False
-        while any(each.shape != NO_SHAPE for each in self._links.read_back(self._rules).values()):
-            if time.monotonic() > until_s or not self.scene.pause(LOOK_S):
-                return False
-        return True
+        return self.scene.poll(self._is_clear, until_s - time.monotonic())
+
+    def _is_clear(self) -> bool:
+        read = self._links.read_back(self._rules)
+        return all(each.shape == NO_SHAPE for each in read.values())
 
     def _pairs(self) -> list[tuple[Node, Node]]:
         event, deployment = self.scene.event, self.scene.deployment
@@ -299,11 +297,8 @@ class FlapFault(LinkFault):
             self._links.shape(self._owner, self._rules)
 
     def observe(self, within_s: float) -> Seen | None:
-        until_s = time.monotonic() + within_s
-        while len(self._met) < 2:
-            left_s = until_s - time.monotonic()
-            if left_s <= 0 or not self.scene.pause(min(LOOK_S, left_s)):
-                return None
+        if not self.scene.poll(lambda: len(self._met) > 1, within_s):
+            return None
         return Seen("two cuts met messages", _said(self._met[-1]))
 
     def heal(self) -> None:
@@ -333,75 +328,65 @@ def _said(read: Mapping[Way, Reading]) -> dict[str, object]:
 _shared: WeakKeyDictionary[Deployment, dict[type[Links], Links]] = WeakKeyDictionary()
 
 
-def _of_deployment(
-    scene: Scene, backend: Callable[[Deployment], Links], kind: type[Links]
-) -> Links:
+def _of_deployment(scene: Scene, backend: type[Links]) -> Links:
     """One object per deployment, because events that overlap share hosts and thus their rules."""
-    return _shared.setdefault(scene.deployment, {}).setdefault(kind, backend(scene.deployment))
+    deployment = scene.deployment
+    return _shared.setdefault(deployment, {}).setdefault(backend, backend(deployment))
 
 
 def _mechanisms(fault: type[LinkFault], cap: Cap) -> tuple[Mechanism, ...]:
-    def made(make: Callable[[Scene], Links]) -> Callable[[Scene], Injection]:
-        return lambda scene: fault(scene, make)
-
-    on_host = partial(_of_deployment, backend=HostLinks, kind=HostLinks)
-    emulated = partial(_of_deployment, backend=EmulatedLinks, kind=EmulatedLinks)
+    on_host = partial(fault, make=partial(_of_deployment, backend=HostLinks))
+    emulated = partial(fault, make=partial(_of_deployment, backend=EmulatedLinks))
     return (
-        Mechanism(
-            "nft" if cap == "nft" else "tc", made(on_host), partial(why_not_on_host, cap=cap)
-        ),
-        Mechanism("lab-switch", made(emulated), why_not_emulated),
-        Mechanism("wire", made(WireLinks), equip=equip),
+        Mechanism("nft" if cap == "nft" else "tc", on_host, partial(why_not_on_host, cap=cap)),
+        Mechanism("lab-switch", emulated, why_not_emulated),
+        Mechanism("wire", partial(fault, make=WireLinks), equip=equip),
     )
 
 
-@dataclass(frozen=True)
-class _Row:
-    name: str
-    params: type[Params]
-    summary: str
-    cap: Cap = "netem"
-    fault: type[LinkFault] = LinkFault
-    seen: str = "the rules are read back and have met messages"
-
-
-_CUT_SEEN = "the rules are read back, have met messages, and replicas hear the others no more"
-_ROWS: Iterable[_Row] = (
-    _Row("net.delay", Delay, "messages arrive late"),
-    _Row("net.jitter", Jitter, "messages arrive late, each by another time"),
-    _Row("net.loss", Loss, "a share of messages is lost", "nft"),
-    _Row("net.reorder", Reorder, "a share of messages overtakes the rest"),
-    _Row("net.duplicate", Duplicate, "a share of messages arrives twice"),
-    _Row("net.corrupt", Corrupt, "a bit of a share of messages is flipped"),
-    _Row("net.rate", Rate, "a link carries few kilobits a second"),
-    _Row("net.slow-link", SlowLink, "all links of a replica (the primary) are slow"),
-    _Row(
-        "net.partition",
-        Partition,
-        "links are cut: one-way, two-way, split, bridge, ring",
-        "nft",
-        seen=_CUT_SEEN,
-    ),
-    _Row(
-        "net.flap",
-        Flap,
-        "links are cut and repaired in turns",
-        "nft",
-        FlapFault,
-        "two cuts have met messages",
-    ),
-)
-
-for _row in _ROWS:
+def _register(
+    name: str,
+    params: type[Params],
+    summary: str,
+    *,
+    cap: Cap = "netem",
+    fault: type[LinkFault] = LinkFault,
+    seen: str = "the rules are read back and have met messages",
+) -> None:
     register(
         Kind(
-            _row.name,
-            _row.params,
+            name,
+            params,
             category="fault",
             layer="network",
-            summary=_row.summary,
-            mechanisms=_mechanisms(_row.fault, _row.cap),
-            impairs=partial(_impaired, name=_row.name),
-            seen=_row.seen,
+            summary=summary,
+            mechanisms=_mechanisms(fault, cap),
+            impairs=partial(_impaired, name=name),
+            seen=seen,
         )
     )
+
+
+_register("net.delay", Delay, "messages arrive late")
+_register("net.jitter", Jitter, "messages arrive late, each by another time")
+_register("net.loss", Loss, "a share of messages is lost", cap="nft")
+_register("net.reorder", Reorder, "a share of messages overtakes the rest")
+_register("net.duplicate", Duplicate, "a share of messages arrives twice")
+_register("net.corrupt", Corrupt, "a bit of a share of messages is flipped")
+_register("net.rate", Rate, "a link carries few kilobits a second")
+_register("net.slow-link", SlowLink, "all links of a replica (the primary) are slow")
+_register(
+    "net.partition",
+    Partition,
+    "links are cut: one-way, two-way, split, bridge, ring",
+    cap="nft",
+    seen="the rules are read back, have met messages, and replicas hear the others no more",
+)
+_register(
+    "net.flap",
+    Flap,
+    "links are cut and repaired in turns",
+    cap="nft",
+    fault=FlapFault,
+    seen="two cuts have met messages",
+)

@@ -105,7 +105,8 @@ class BoardFault(Injection):
 
     def _again_s(self) -> float | None:
         """How often to strike again; None: never."""
-        return None
+        period_ms = self.scene.event.params.get("period_ms")
+        return None if period_ms is None else float(str(period_ms)) / 1000
 
     def _again(self, pause_s: float) -> None:
         while not self._over.wait(pause_s):
@@ -222,9 +223,6 @@ class ResetByCable(CableFault):
         starts = self.order(board, "status")["starts"] - self._first[board.name]
         return starts if starts > 1 else 0
 
-    def _again_s(self) -> float:
-        return float(str(self.scene.event.params["period_ms"])) / 1000
-
 
 # --- real boards --------------------------------------------------------------------------------
 
@@ -291,9 +289,6 @@ class WrongRate(OnHostFault):
 class ResetByLines(OnHostFault):
     def strike(self, board: Node) -> None:
         self.port(board, "reset")
-
-    def _again_s(self) -> float:
-        return float(str(self.scene.event.params["period_ms"])) / 1000
 
 
 _USB: Final = "faults/on_host/usb.sh"

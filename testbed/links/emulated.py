@@ -11,7 +11,7 @@ from gateway.shaping import NO_SHAPE, Shape
 from inventory.model import Lab
 from testbed.emulate.control import ask
 from testbed.emulate.lab import RUNTIME
-from testbed.links.port import Links, Reading, Rules, Way, between_hosts
+from testbed.links.port import Links, Reading, Rules, Way
 from testbed.provision.layout import Node
 
 __all__ = ["EmulatedLinks", "why_not_emulated"]
@@ -31,9 +31,6 @@ class EmulatedLinks(Links):
     """Gives orders to the lab's keeper. The keeper undoes what nobody clears."""
 
     _for_s = 0.0
-
-    def ways(self, pairs: Iterable[tuple[Node, Node]]) -> tuple[Way, ...]:
-        return between_hosts(pairs)
 
     def arm(self, owner: str, nodes: Iterable[Node], after_s: float) -> None:
         """Each rule is sent with its time limit; the longest limit of all owners counts."""

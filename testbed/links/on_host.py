@@ -30,7 +30,7 @@ from testbed.links.host_rules import (
     read_filter,
     read_queue,
 )
-from testbed.links.port import Links, Reading, Rules, Way, between_hosts
+from testbed.links.port import Links, Reading, Rules, Way
 from testbed.programs import shell
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
@@ -67,9 +67,6 @@ class HostLinks(Links):
         super().__init__(deployment)
         self._addresses: dict[str, str] = {}
         self._armed: dict[str, tuple[str, ...]] = {}
-
-    def ways(self, pairs: Iterable[tuple[Node, Node]]) -> tuple[Way, ...]:
-        return between_hosts(pairs)
 
     def arm(self, owner: str, nodes: Iterable[Node], after_s: float) -> None:
         names = tuple(dict.fromkeys(node.host for node in nodes))

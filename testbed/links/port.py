@@ -20,7 +20,7 @@ from testbed.fleet import at_once
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 
-__all__ = ["Links", "Reading", "Rules", "Way", "between_hosts"]
+__all__ = ["Links", "Reading", "Rules", "Way"]
 
 
 class Way(NamedTuple):
@@ -52,9 +52,14 @@ class Links(ABC):
         self._owners: dict[str, dict[Way, Shape]] = {}
         self._lock = threading.Lock()
 
-    @abstractmethod
     def ways(self, pairs: Iterable[tuple[Node, Node]]) -> tuple[Way, ...]:
-        """The ways between these processes, each once. Raises LabFault if a pair has no link."""
+        """The ways between these processes, each once. Ends are hosts unless a backend says
+        otherwise, and pairs within one host are left out. Raises LabFault if there is no link."""
+        found = [Way(source.host, target.host) for source, target in pairs]
+        ways = tuple(dict.fromkeys(way for way in found if way.source != way.target))
+        if not ways:
+            raise LabFault("links: all processes are on one host")
+        return ways
 
     @abstractmethod
     def arm(self, owner: str, nodes: Iterable[Node], after_s: float) -> None:
@@ -105,12 +110,3 @@ class Links(ABC):
             for place in self._places(way, shape):
                 found.setdefault(place, {})[way] = shape
         return found
-
-
-def between_hosts(pairs: Iterable[tuple[Node, Node]]) -> tuple[Way, ...]:
-    """For backends with hosts as ends: pairs within one host are left out."""
-    found = [Way(source.host, target.host) for source, target in pairs]
-    ways = tuple(dict.fromkeys(way for way in found if way.source != way.target))
-    if not ways:
-        raise LabFault("links: all processes are on one host")
-    return ways

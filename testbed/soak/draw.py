@@ -31,21 +31,13 @@ class DisturbanceKind(StrEnum):
 
 
 # How often in a round, and how long it lasts in seconds.
-_ROUND: Mapping[DisturbanceKind, int] = {
-    DisturbanceKind.KILL: 5,
-    DisturbanceKind.STOP: 4,
-    DisturbanceKind.STOP_IN_TURN: 1,
-    DisturbanceKind.KILL_REPLICAS: 1,
-    DisturbanceKind.POWER_CUT: 1,
-    DisturbanceKind.DISK_FULL: 1,
-}
-_LASTS_S: Mapping[DisturbanceKind, tuple[float, float]] = {
-    DisturbanceKind.KILL: (0, 0),
-    DisturbanceKind.STOP: (1, 20),
-    DisturbanceKind.STOP_IN_TURN: (4, 10),
-    DisturbanceKind.KILL_REPLICAS: (0, 0),
-    DisturbanceKind.POWER_CUT: (1, 5),
-    DisturbanceKind.DISK_FULL: (0.5, 20),
+_ROUND: Mapping[DisturbanceKind, tuple[int, tuple[float, float]]] = {
+    DisturbanceKind.KILL: (5, (0, 0)),
+    DisturbanceKind.STOP: (4, (1, 20)),
+    DisturbanceKind.STOP_IN_TURN: (1, (4, 10)),
+    DisturbanceKind.KILL_REPLICAS: (1, (0, 0)),
+    DisturbanceKind.POWER_CUT: (1, (1, 5)),
+    DisturbanceKind.DISK_FULL: (1, (0.5, 20)),
 }
 
 
@@ -78,11 +70,12 @@ def draw(
     at_s = dice.uniform(*CALM_S)
     while True:
         if not deck:
-            deck = [kind for kind, often in _ROUND.items() for _ in range(often - 1)]
+            deck = [kind for kind, (often, _) in _ROUND.items() for _ in range(often - 1)]
             dice.shuffle(deck)
             deck += dice.sample(list(DisturbanceKind), len(DisturbanceKind))
         kind = deck.pop()
-        each = Disturbance(at_s, kind, _targets(dice, kind, nodes), dice.uniform(*_LASTS_S[kind]))
+        _, lasts_s = _ROUND[kind]
+        each = Disturbance(at_s, kind, _targets(dice, kind, nodes), dice.uniform(*lasts_s))
         if kind is DisturbanceKind.DISK_FULL and not disk:
             continue
         if each.end_s > duration_s:

@@ -60,7 +60,8 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
             running_lab(load_lab(path), EVERY_MS, say, str(path.resolve()))
         )
         devices = tuple(n for n, e in running.nodes.items() if e.role in ("mobile", "environment"))
-        _until_admitted(running, devices)
+        if missing := _left(lambda: _not_admitted(running, devices), ADMITTED_S_MAX):
+            raise LabFault(f"not admitted within {ADMITTED_S_MAX:.0f} s: {', '.join(missing)}")
         disturber = Disturber(deployment, disk, say)
         operator = Operator(seed, path, scratch, devices)
         with _sampled(running) as samples:
@@ -75,12 +76,14 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
         for name in _given_up(running):
             problems.append(f"given up: {name}")
             operator.run("restart", name)
-        problems += _settle(running)
+        lagging = _left(lambda: unsettled(look(running), LAG_BLOCKS_MAX), SETTLE_S_MAX)
+        problems += [f"not back after {SETTLE_S_MAX:.0f} s: {each}" for each in lagging]
         samples.append(look(running))
         looked_ns, waits = time.time_ns(), waiting(deployment)
         bundle = collect_running(running, out, say, deployment)
         roots = [Path(running.home), *(Path(str(h.root)) for h in deployment.hosts.values())]
-    problems += _left_behind(roots)
+    # Killed processes need a moment to disappear.
+    problems += _left(lambda: list(orphans(roots)), ENDED_S_MAX)
     blocks, records, acknowledged, breaches = judge(bundle)
     problems += [*breaches, *commands_at_fault(operator.commands)]
     board_readings, lost = forgotten(Evidence(bundle.runs[0]), waits, looked_ns)
@@ -106,13 +109,17 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
     return result
 
 
-def _until_admitted(running: RunningLab, devices: tuple[str, ...]) -> None:
-    """Waits until each device that has a copy of the ledger is admitted."""
-    deadline_s = time.monotonic() + ADMITTED_S_MAX
-    while missing := [s.name for s in look(running) if s.name in devices and not s.height]:
-        if time.monotonic() > deadline_s:
-            raise LabFault(f"not admitted within {ADMITTED_S_MAX:.0f} s: {', '.join(missing)}")
+def _left(find: Callable[[], list[str]], within_s: float) -> list[str]:
+    """Waits until `find` finds nothing. Returns what it still finds when the time is over."""
+    deadline_s = time.monotonic() + within_s
+    while (found := find()) and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
+    return found
+
+
+def _not_admitted(running: RunningLab, devices: tuple[str, ...]) -> list[str]:
+    """An admitted device has a copy of the ledger."""
+    return [state.name for state in look(running) if state.name in devices and not state.height]
 
 
 @contextmanager
@@ -134,23 +141,5 @@ def _sampled(running: RunningLab) -> Iterator[list[list[NodeState]]]:
         thread.join()
 
 
-def _left_behind(roots: list[Path]) -> list[str]:
-    """Processes that are left at the end. Killed ones need a moment to disappear."""
-    deadline_s = time.monotonic() + ENDED_S_MAX
-    while (found := list(orphans(roots))) and time.monotonic() < deadline_s:
-        time.sleep(POLL_S)
-    return found
-
-
 def _given_up(running: RunningLab) -> list[str]:
     return [each.name for each in look(running) if each.process.state is UnitState.FAILED]
-
-
-def _settle(running: RunningLab) -> list[str]:
-    """Waits until everything has recovered and nothing lags. Returns what has not."""
-    deadline_s = time.monotonic() + SETTLE_S_MAX
-    while found := unsettled(look(running), LAG_BLOCKS_MAX):
-        if time.monotonic() > deadline_s:
-            return [f"not back after {SETTLE_S_MAX:.0f} s: {each}" for each in found]
-        time.sleep(POLL_S)
-    return []

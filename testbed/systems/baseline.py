@@ -8,7 +8,8 @@ out. Their environmental device sends readings at the times that the schedule ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -18,7 +19,7 @@ from gateway.broker.security import User
 from gateway.mqtt.topics import Role
 from inventory.model import Lab
 from nodes.config import Address
-from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, PublicKeys
+from nodes.keygen import CERTIFICATE_FILE, KEY_FILE
 from nodes.provider.config import (
     DeviceConfig,
     GatewayConfig,
@@ -46,18 +47,13 @@ from testbed.provision.layout import Node
 from testbed.provision.material import Material, Voucher, make_material
 from testbed.systems.system import Checks, System
 
-__all__ = ["BASELINE", "ESCROW", "attackers_token", "device_id"]
+__all__ = ["BASELINE", "ESCROW", "attackers_token"]
 
 ESCROW = "escrow.sqlite"
 _PASSWORDS = "passwords.json"
 _NO_CONSENSUS = "one process decides alone; there is no consensus to disturb"
 _OTHER_PROTOCOL = "the attacker speaks the protocol of the chain's devices"
 _NO_BOARD = "the baseline has no sensor boards: their protocol is the chain's"
-
-
-def device_id(material: Material, device: str) -> str:
-    """A device's name at the broker and at the provider."""
-    return material.vouchers[device].user.node
 
 
 def _lab(lab: Lab) -> Lab:
@@ -91,17 +87,6 @@ def _devices(devices: tuple[Device, ...]) -> tuple[Device, ...]:
         elif device.role != "board":
             found.append(device)
     return tuple(found)
-
-
-def _material(
-    lab: Lab,
-    nodes: Sequence[Node],
-    keys: Mapping[str, PublicKeys],
-    factory: Mapping[str, bytes],
-) -> Material:
-    """The chain's material where possible: the network's name, tokens and logins are the same. The
-    genesis document names one member and starts no chain."""
-    return make_material(lab, nodes, keys, factory, replicas_min=1)
 
 
 def _files(node: Node, network: Network) -> Iterator[File]:
@@ -214,7 +199,9 @@ BASELINE = System(
         "environment": "nodes.provider.device",
         "mobile": "nodes.provider.device",
     },
-    material=_material,
+    # The network's name, tokens and logins are the chain's. The genesis document names one member
+    # and starts no chain.
+    material=partial(make_material, replicas_min=1),
     files=_files,
     traced=frozenset(),
     checks=_checks,
