@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from testbed.campaign.injection import Attack, Injection, Judgement, Scene
-from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
-from testbed.campaign.quantities import SpanField
-from testbed.campaign.selectors import SelectorField
+from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register, those
 from testbed.care.dead_man import arm, disarm
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import StoreDamaged
@@ -27,12 +23,9 @@ __all__ = ["AlteredStore"]
 UNDO = "start"
 
 
-class AlteredStore(Params):
+class AlteredStore(OnProcesses):
     """Stop processes, change the newest record in their stores, and start them again when `for` has
     passed. Checksums are fixed too, unless that needs a secret of others."""
-
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
 
 
 class Alteration(Attack):

@@ -18,9 +18,8 @@ from pydantic import Field
 from inventory.model import Lab
 from testbed.attacker.equip import log_refusals
 from testbed.campaign.injection import Attack, Judgement, Scene
-from testbed.campaign.kinds import Kind, Mechanism, Params, register
+from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register
 from testbed.campaign.quantities import Duration, SpanField
-from testbed.campaign.selectors import SelectorField
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import Admitted, DataAdded, DeniedUnproven, FalseAnswer, Requested
 from testbed.checks.trials import Tried, judge_recorded
@@ -35,7 +34,7 @@ __all__ = ["Mitm"]
 SENT = "middle.jsonl"
 
 
-class Mitm(Params):
+class Mitm(OnProcesses):
     """Stand between devices `on` and the broker until `for` has passed. `alter`: before each
     message that the device publishes, `copies` altered ones arrive in its name; the seed draws
     field, byte offset and key. `downgrade`: they name a weaker algorithm or have no signature.
@@ -43,8 +42,6 @@ class Mitm(Params):
     acknowledged. `answer`: they are taken away, and `copies` false receipts and denials come in the
     gateway's place. `delay`: each waits for `by`."""
 
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
     how: Literal["alter", "downgrade", "reflect", "drop", "delay", "answer"] = "alter"
     copies: int = Field(default=5, ge=1, le=100)
     by: SpanField = Duration.parse_span("500ms")

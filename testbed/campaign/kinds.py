@@ -34,14 +34,14 @@ from functools import cache
 from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from inventory.entries import Strict
 from inventory.model import Lab
 from testbed.campaign.event import Category, Disturbed, Layer, SystemName
 from testbed.campaign.injection import Equip, Judge, Maker
-from testbed.campaign.quantities import Duration, duration_ms_max
-from testbed.campaign.selectors import Selector, is_symbolic
+from testbed.campaign.quantities import Duration, SpanField, duration_ms_max
+from testbed.campaign.selectors import Selector, SelectorField, is_symbolic
 from testbed.systems.system import System
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ __all__ = [
     "Impairs",
     "Kind",
     "Mechanism",
+    "OnProcesses",
     "Params",
     "Targets",
     "anywhere",
@@ -77,6 +78,13 @@ class Params(Strict):
     """Base of every kind's parameters: frozen, strict, unknown keys refused."""
 
     model_config = ConfigDict(defer_build=True)
+
+
+class OnProcesses(Params):
+    """What most faults take: the processes that they hit, and how long."""
+
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
 
 
 def anywhere(_lab: Lab, _hosts: tuple[str, ...]) -> str | None:

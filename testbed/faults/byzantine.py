@@ -16,8 +16,8 @@ from pydantic import Field
 
 from nodes.byzantine.config import Trick
 from testbed.campaign.injection import Injection, Scene, Seen
-from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
-from testbed.campaign.quantities import DurationField, SpanField
+from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, Params, register, those
+from testbed.campaign.quantities import DurationField
 from testbed.campaign.selectors import SelectorField
 from testbed.faults.switch import Order, equip
 from testbed.faults.witness import Witness
@@ -43,11 +43,8 @@ _TAGS: dict[str, str] = {
 }
 
 
-class Lie(Params):
+class Lie(OnProcesses):
     """Lies until `for` has passed."""
-
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
 
 
 class Silent(Lie):

@@ -13,9 +13,8 @@ from typing import Annotated
 from pydantic import Field
 
 from testbed.campaign.injection import Scene, Seen
-from testbed.campaign.kinds import Kind, Params, register, those
+from testbed.campaign.kinds import Kind, OnProcesses, register, those
 from testbed.campaign.quantities import SpanField
-from testbed.campaign.selectors import SelectorField
 from testbed.faults.switched import SwitchFault, by_switch
 from testbed.provision.layout import Node
 
@@ -26,23 +25,19 @@ SHIFT_SHARE = 0.5  # of the clock's error must be seen,
 SHIFT_MIN_MS = 50.0  # and more than load causes
 
 
-class Step(Params):
+class Step(OnProcesses):
     """Sets the clocks of replicas ahead by `by`, or back with `back: true`, until `for` has passed.
     Beyond `chain.precision` a primary's proposals are refused, and a backup cannot vote. Within it
     only the time stamps of a primary show it."""
 
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
     by: SpanField
     back: bool = False
 
 
-class Drift(Params):
+class Drift(OnProcesses):
     """Makes the clocks of replicas too fast by `ppm`, or too slow if it is negative, until `for`
     has passed; then they are right again."""
 
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
     ppm: Annotated[int, Field(ge=-500_000, le=500_000)]
 
 

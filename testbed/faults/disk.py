@@ -10,12 +10,9 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from pydantic import Field
-
 from testbed.campaign.injection import Scene, Seen
-from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
+from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register, those
 from testbed.campaign.quantities import SpanField
-from testbed.campaign.selectors import SelectorField
 from testbed.faults.hosts import only_ssh
 from testbed.faults.processes import ProcessFault
 from testbed.faults.switched import SwitchFault, by_switch
@@ -31,20 +28,15 @@ SLOW_SHARE = 0.5  # of the delay must be seen
 BLOCKS = 5
 
 
-class Full(Params):
+class Full(OnProcesses):
     """Leaves no room on the disks of processes until `for` has passed. A replica that cannot write
     sends no votes. It waits for room and then starts again from its disk. On a separate machine it
     continues until its store needs more than the 16 MB that its log has already."""
 
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
 
-
-class Slow(Params):
+class Slow(OnProcesses):
     """Makes each commit of replicas take `by` longer until `for` has passed."""
 
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
     by: SpanField
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from pydantic import Field
-
 from testbed.campaign.injection import Scene, Seen
-from testbed.campaign.kinds import Kind, Mechanism, Params, register
-from testbed.campaign.quantities import SpanField
+from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register
 from testbed.campaign.selectors import Selector, SelectorField
 from testbed.faults.process import CrashFault
 from testbed.provision.layout import Node
@@ -23,19 +20,17 @@ _STATE: Final = ("copy*", "outbox*")
 delivered yet. Its keys stay."""
 
 
-class Destroy(Params):
+class Destroy(OnProcesses):
     """Kills gateways with SIGKILL and wipes their state: the copy of the ledger and the outbox.
     New ones start when `for` has passed, with the same keys."""
 
     on: SelectorField = Selector.parse("gateway")
-    for_: SpanField = Field(alias="for")
 
 
-class Kill(Params):
+class Kill(OnProcesses):
     """Kills the broker with SIGKILL. It is started again when `for` has passed."""
 
     on: SelectorField = Selector.parse("broker")
-    for_: SpanField = Field(alias="for")
 
 
 class GatewayDestroy(CrashFault):

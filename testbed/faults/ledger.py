@@ -19,15 +19,11 @@ from contextlib import suppress
 from functools import partial
 from signal import Signals
 
-from pydantic import Field
-
 from inventory.model import Lab
 from nodes.keygen import KEY_FILE
 from testbed.campaign.event import Category
 from testbed.campaign.injection import Scene, Seen
-from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
-from testbed.campaign.quantities import SpanField
-from testbed.campaign.selectors import SelectorField
+from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, Params, register, those
 from testbed.faults.processes import EndedFault
 from testbed.hosts.port import HostFault
 from testbed.provision.configs import STORE
@@ -41,13 +37,10 @@ FOUND_S_MAX = 20.0
 SNAPSHOT = "fault-snapshot.sqlite"
 
 
-class Damage(Params):
+class Damage(OnProcesses):
     """Stops replicas, damages their ledgers and starts them again. They have the time `for` to find
     it. A replica that lost its ledger sends no votes for some checkpoints after that: let no other
     replica be faulty meanwhile, or raise `f`."""
-
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
 
 
 class BitFlip(Damage):

@@ -16,9 +16,7 @@ from pydantic import Field
 
 from testbed import programs
 from testbed.campaign.injection import Seen
-from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
-from testbed.campaign.quantities import SpanField
-from testbed.campaign.selectors import SelectorField
+from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register, those
 from testbed.errors import LabFault
 from testbed.faults.processes import ProcessFault
 from testbed.hosts.port import CommandFailed, HostFault, NodeCommand, Unit
@@ -30,30 +28,23 @@ STOPPED_SHARE_MIN = 0.5  # of the intended share
 WRITTEN_BYTES_MIN = 4 * 1024 * 1024
 
 
-class Cpu(Params):
+class Cpu(OnProcesses):
     """Lets processes run for `percent` of the time only: a helper on their host stops and continues
     them every 50 ms, as cpulimit does. Other processes of the host keep the processor."""
 
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
     percent: Annotated[int, Field(ge=1, le=90)] = 20
 
 
-class Memory(Params):
+class Memory(OnProcesses):
     """Takes `mb` megabytes of memory away from the hosts of processes: a helper holds them. If a
     host runs out of memory, the kernel ends the helper first, and then the fault is not seen."""
 
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
     mb: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-class Io(Params):
+class Io(OnProcesses):
     """Keeps the disks of processes busy: a helper on their host writes 1 MiB and syncs it, again
     and again, in a file of at most 64 MiB."""
-
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
 
 
 class PressureFault(ProcessFault):

@@ -6,12 +6,9 @@ import threading
 from contextlib import suppress
 from signal import Signals
 
-from pydantic import Field
-
 from testbed.campaign.injection import Scene, Seen
-from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
+from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register, those
 from testbed.campaign.quantities import Duration, SpanField
-from testbed.campaign.selectors import SelectorField
 from testbed.errors import LabFault
 from testbed.faults.processes import EndedFault, ProcessFault
 from testbed.hosts.port import HostFault, NodeCommand, UnitState
@@ -22,28 +19,20 @@ __all__ = ["CrashFault", "StopFault", "StormFault"]
 STORM_LIVES_MIN = 2  # that were ended, besides the first
 
 
-class Crash(Params):
+class Crash(OnProcesses):
     """Kills processes with SIGKILL and keeps them down until `for` has passed. Then they are
     started again. They keep only what is on their disks."""
 
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
 
-
-class Stop(Params):
+class Stop(OnProcesses):
     """Stops processes with SIGSTOP and lets them go on with SIGCONT when `for` has passed. They
     keep their memory and their connections, and do not know that time has passed."""
 
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
 
-
-class Storm(Params):
+class Storm(OnProcesses):
     """Kills processes with SIGKILL again and again until `for` has passed, on average every
     `pause`. Their supervisor starts them again; if it gives one up, the fault starts that one."""
 
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
     pause: SpanField = Duration.parse("1s")
 
 

@@ -13,13 +13,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from inventory.model import Lab
 from testbed.campaign.injection import Injection, Scene, Seen
-from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
-from testbed.campaign.quantities import SpanField
-from testbed.campaign.selectors import SelectorField
+from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register, those
 from testbed.errors import LabFault
 from testbed.faults.device import operator_of
 from testbed.provision.layout import Node
@@ -31,13 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["ReplaceAction"]
 
 
-class Replace(Params):
+class Replace(OnProcesses):
     """One replica is killed and stays down. The operator makes the chain add a spare (a host with
     the role `spare`), and in the next epoch remove the lost replica. `for`: how long all this may
     take. The report says how long after the order the first block of each epoch came."""
-
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
 
 
 class ReplaceAction(Injection):

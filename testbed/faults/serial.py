@@ -21,9 +21,8 @@ from testbed import programs
 from testbed.boards.cable import has_cable, order_cable
 from testbed.boards.flash import is_plugged
 from testbed.campaign.injection import Injection, Scene, Seen
-from testbed.campaign.kinds import Kind, Mechanism, Params, register
+from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register
 from testbed.campaign.quantities import Duration, SpanField
-from testbed.campaign.selectors import SelectorField
 from testbed.campaign.watch import Since
 from testbed.care.dead_man import arm, disarm
 from testbed.errors import LabFault
@@ -39,11 +38,8 @@ rate."""
 _READY: Final = ("connected", "sponsored")
 
 
-class OnBoard(Params):
+class OnBoard(OnProcesses):
     """Disturbs sensor boards until `for` has passed."""
-
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
 
 
 class Noise(OnBoard):
