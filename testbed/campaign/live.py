@@ -23,6 +23,7 @@ from testbed.campaign.schedule import Schedule, ScheduledEvent
 from testbed.campaign.watch import NodeView, Watch
 
 __all__ = [
+    "DOWN",
     "DeviceNow",
     "Live",
     "Look",
@@ -40,7 +41,7 @@ LIVE_BYTES_MAX = 4 * 1024 * 1024
 
 DOWN = frozenset(
     {"process.crash", "process.stop", "process.restart-storm", "gateway.destroy"}
-    | {"host.power-cut", "host.reboot", "broker.crash", "broker.destroy"}
+    | {"host.power-cut", "host.reboot", "broker.kill"}
 )
 
 

@@ -50,6 +50,9 @@ class WholeHostFault(ProcessFault):
     def arm(self) -> None:
         """Does nothing, because hosts need no undo of their own."""
 
+    def close(self) -> None:
+        """Does nothing, because `arm` armed nothing."""
+
     def apply(self) -> None:
         self.note_others()
         for name in self.scene.host_names("on"):

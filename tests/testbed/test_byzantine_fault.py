@@ -149,7 +149,15 @@ def test_a_fork_is_two_blocks_of_one_height_at_honest_replicas(lab: Lab) -> None
     assert witness.forked()
 
 
-def fault(lab: Lab, kind: str, undo_after_s: float = 60.0, **params: Any) -> Injection:
+def fault(
+    lab: Lab,
+    kind: str,
+    undo_after_s: float = 60.0,
+    *,
+    on: str = "primary",
+    mechanism: str | None = None,
+    **params: Any,
+) -> Injection:
     event = ScheduledEvent(
         id="lie",
         fault="lie",
@@ -159,7 +167,7 @@ def fault(lab: Lab, kind: str, undo_after_s: float = 60.0, **params: Any) -> Inj
         phase="attack",
         at_ms=0,
         for_ms=1000,
-        targets={"on": ("primary",)},
+        targets={"on": (on,)},
         params=params,
     )
     scene = Scene(
@@ -171,7 +179,8 @@ def fault(lab: Lab, kind: str, undo_after_s: float = 60.0, **params: Any) -> Inj
         captures=Path(),
         undo_after_s=undo_after_s,
     )
-    return kinds()[kind].mechanisms[0].make(scene)
+    (found, *_) = (m for m in kinds()[kind].mechanisms if mechanism in (m.name, None))
+    return found.make(scene)
 
 
 def orders(lab: Lab) -> Path:
@@ -236,6 +245,18 @@ def test_healing_needs_no_other_host_and_what_waits_there_is_disarmed_when_it_is
     assert left.endswith("-r3")
     lab.deployment.revive(lab.replicas[2])
     assert lab.armed() == set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mechanism"), [("host.power-cut", "kill"), ("host.reboot", "restart")]
+)
+def test_a_fault_of_a_whole_host_is_closed_whatever_its_processes_are_called(
+    lab: Lab, kind: str, mechanism: str
+) -> None:
+    dark = fault(lab, kind, on="gw1", mechanism=mechanism)
+    dark.arm()
+    dark.heal()
+    dark.close()
 
 
 def test_a_fault_that_cannot_be_healed_leaves_no_undo_on_other_hosts(

@@ -24,7 +24,9 @@ from testbed.bundle import LIVE
 from testbed.bundle_lock import LOCK
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
+from testbed.campaign.kinds import kinds
 from testbed.campaign.live import (
+    DOWN,
     DeviceNow,
     Live,
     Look,
@@ -159,6 +161,10 @@ def test_a_snapshot_says_what_is_struck_and_what_comes_next() -> None:
     assert (now.height, now.p50_ms, now.total_s) == (7, 12.5, schedule.run_ms / 1000)
     assert [each.name for each in now.replicas if each.primary] == [watch.primary().name]
     assert len(now.devices) == len(watch.devices) + len(watch.boards)
+
+
+def test_what_takes_processes_down_is_named_as_the_kinds_are() -> None:
+    assert set(kinds()) >= DOWN
 
 
 def test_a_snapshot_is_published_while_a_campaign_goes_on_and_gone_afterwards(
