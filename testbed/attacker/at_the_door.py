@@ -17,8 +17,8 @@ from testbed.attacker.door_attack import At, DoorAttack, Knock
 __all__ = ["ATTACKS"]
 
 
-def _publish(topic: str, payload: bytes, client: paho.Client) -> None:
-    client.publish(topic, payload, qos=1)
+def _publish(topic: str, client: paho.Client) -> None:
+    client.publish(topic, b"relay", qos=1)
 
 
 def _subscribe(topic: str, client: paho.Client) -> None:
@@ -26,9 +26,12 @@ def _subscribe(topic: str, client: paho.Client) -> None:
 
 
 def _knocks(
-    at: At, topics: Mapping[str, object], act: Callable[[str], Callable[[paho.Client], None]]
+    at: At, topics: Mapping[str, object], act: Callable[[str, paho.Client], None]
 ) -> list[Knock]:
-    return [Knock(what, at.login, at.login.name, act(str(topic))) for what, topic in topics.items()]
+    return [
+        Knock(what, at.login, at.login.name, functools.partial(act, str(topic)))
+        for what, topic in topics.items()
+    ]
 
 
 class TakeoverAttack(DoorAttack):
@@ -57,7 +60,7 @@ class HijackAttack(DoorAttack):
             ),
             "order to the broker": ADMIN_REQUEST,
         }
-        return _knocks(at, topics, lambda topic: functools.partial(_publish, topic, b"relay"))
+        return _knocks(at, topics, _publish)
 
 
 class EavesdropAttack(DoorAttack):
@@ -74,7 +77,7 @@ class EavesdropAttack(DoorAttack):
             "requests of another device, heard": f"m2m/1/{at.net}/req/{at.victim}",
             "answers of the broker, heard": f"{ADMIN_REQUEST}/response",
         }
-        return _knocks(at, topics, lambda topic: functools.partial(_subscribe, topic))
+        return _knocks(at, topics, _subscribe)
 
     def arm(self) -> None:
         super().arm()

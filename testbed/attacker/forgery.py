@@ -57,9 +57,7 @@ class Hand:
     def operation(self, make: Callable[..., Any], **fields: Any) -> Message:
         """Any other operation of his admitted device."""
         puppet = self.devices["admitted"]
-        puppet.counter += 1
-        head = {"network": puppet.network, "node": puppet.node, "counter": puppet.counter}
-        return puppet.node.hex(), "op", puppet.sign(make(**head, **fields))
+        return puppet.node.hex(), "op", puppet.sign(puppet.operation(make, **fields))
 
     def reading(self) -> bytes:
         return b"%.6f" % self.rng.uniform(-50, 50)

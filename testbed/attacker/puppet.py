@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,6 +17,8 @@ from testbed.attacker.manufacturer import Made
 from testbed.provision.material import Voucher
 
 __all__ = ["Puppet"]
+
+T = TypeVar("T")
 
 
 class Puppet:
@@ -59,25 +62,21 @@ class Puppet:
         voucher = Factory(chain=chain or (made.der,), signature=signature)
         return self._enrol(head, voucher, changes)
 
-    def data(self, **changes: Any) -> Data:
+    def operation(self, make: Callable[..., T], **fields: Any) -> T:
+        """Any operation with the head that an honest device would write, unless `fields` say
+        otherwise."""
         self.counter += 1
-        fields: dict[str, Any] = {
-            "network": self.network,
-            "node": self.node,
-            "counter": self.counter,
-            "service": "telemetry",
-            "payload": b"21.5",
-        }
-        return Data(**(fields | changes))
+        head = {"network": self.network, "node": self.node, "counter": self.counter}
+        return make(**(head | fields))
+
+    def data(self, **changes: Any) -> Data:
+        return self.operation(Data, **({"service": "telemetry", "payload": b"21.5"} | changes))
 
     def renew(self, following: Puppet) -> Renew:
         """Renew: the key of `following` becomes the next key of this device."""
-        self.counter += 1
         statement = renewal_statement(self.network, self.node, following.signer.public)
-        return Renew(
-            network=self.network,
-            node=self.node,
-            counter=self.counter,
+        return self.operation(
+            Renew,
             key=following.signer.public,
             validity_s=3600,
             possession=following.signer.sign(statement),

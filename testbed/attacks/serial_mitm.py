@@ -64,9 +64,7 @@ class SerialMitmAttack(Attack):
         from testbed.boards.cable import order_cable  # noqa: PLC0415 - only a run needs it
 
         deployment = self.scene.deployment
-        node = deployment.node(board)
-        host, python = deployment.host(node), deployment.python(node)
-        answer = order_cable(deployment.lab, board, host, python, [order])
+        answer = order_cable(deployment, deployment.node(board), order)
         return [str(each) for each in answer.get("sent", [])]
 
 

@@ -100,7 +100,7 @@ def _phases(campaign: Campaign) -> tuple[Phase, ...]:
 def _bounded(campaign: Campaign, phases: tuple[Phase, ...], lab: Lab) -> None:
     """Refuse a schedule that would be too large, before any of it is made."""
     run_ms = phases[-1].end_ms
-    spans = tuple((phase.name, phase.start_ms, phase.end_ms) for phase in phases)
+    spans = tuple(phase.span for phase in phases)
     sends = profile_of(campaign.workload, spans).sends * campaign.trials.count
     if run_ms > run_ms_max:
         raise ConfigurationError("phases: a run may last 24 h at most; shorten a phase")
@@ -108,9 +108,8 @@ def _bounded(campaign: Campaign, phases: tuple[Phase, ...], lab: Lab) -> None:
         raise ConfigurationError(
             f"workload: about {sends:.0f} sends, at most {sends_max}; lower rate, trials or phases"
         )
-    by_name = {phase.name: phase for phase in phases}
     events = campaign.trials.count * sum(
-        _count(fault, _phase(campaign, fault, by_name), lab) for fault in campaign.faults
+        _count(fault, _phase(campaign, fault, phases), lab) for fault in campaign.faults
     )
     if events > events_max:
         raise ConfigurationError(
@@ -118,10 +117,10 @@ def _bounded(campaign: Campaign, phases: tuple[Phase, ...], lab: Lab) -> None:
         )
 
 
-def _phase(campaign: Campaign, fault: Fault, by_name: dict[str, Phase]) -> Phase:
-    name = campaign.phase_of(fault)
-    assert name in by_name, f"{fault.id} was not checked by load_campaign"
-    return by_name[name]
+def _phase(campaign: Campaign, fault: Fault, phases: tuple[Phase, ...]) -> Phase:
+    found = [phase for phase in phases if phase.name == campaign.phase_of(fault)]
+    assert found, f"{fault.id} was not checked by load_campaign"
+    return found[0]
 
 
 def _count(fault: Fault, phase: Phase, lab: Lab) -> int:
@@ -149,12 +148,11 @@ def _runs(campaign: Campaign) -> tuple[Run, ...]:
 def _trial(
     campaign: Campaign, place: Place, phases: tuple[Phase, ...], seed: int, index: int
 ) -> Trial:
-    by_name = {phase.name: phase for phase in phases}
     events: list[ScheduledEvent] = []
     for fault in campaign.faults:
-        events += _occurrences(fault, _phase(campaign, fault, by_name), place, seed, index)
+        events += _occurrences(fault, _phase(campaign, fault, phases), place, seed, index)
     events.sort(key=lambda event: (event.at_ms, event.id))
-    spans = tuple((phase.name, phase.start_ms, phase.end_ms) for phase in phases)
+    spans = tuple(phase.span for phase in phases)
     return Trial(
         index=index,
         seed=stream(seed, index, "kinds").getrandbits(53),

@@ -29,6 +29,7 @@ from nodes.device.sends import SENDS_MAX, Draw, Gaps
 from testbed.campaign.event import ScheduledEvent, SystemName
 from testbed.campaign.expect import Expect, Name
 from testbed.errors import ConfigurationError
+from testbed.profile import Span
 
 __all__ = [
     "Device",
@@ -51,6 +52,10 @@ class Phase(Strict):
     name: str
     start_ms: int
     end_ms: int
+
+    @property
+    def span(self) -> Span:
+        return self.name, self.start_ms, self.end_ms
 
 
 class Device(Strict):

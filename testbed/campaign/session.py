@@ -72,7 +72,7 @@ class Session:
         self._inventory = inventory
         self._lost: list[str] = []  # problems of hosts whose lease was lost
         self._reach: Reach | None = None
-        self._published: Published | None = None
+        self._published = Published(bundle.path)
 
     def make(self, todo: Iterable[RunEntry], *, after_a_crash: bool = False) -> None:
         """Make these runs; the bundle holds everything raw when this returns or raises.
@@ -98,7 +98,7 @@ class Session:
     def _make(self, runs: list[RunEntry], *, after_a_crash: bool) -> None:
         with ExitStack() as stack:
             hosts, python = stack.enter_context(opened_hosts(self._lab))
-            self._published = stack.enter_context(Published(self._bundle.path))
+            stack.enter_context(self._published)
             remote = {name: hosts[name] for name in limited(self._lab, None)}
             lease = stack.enter_context(Lease(remote))
             lease.on_lost = self._lost.append
@@ -182,14 +182,12 @@ class Session:
             runner = Runner(schedule, deployment, watch, log, run.raw, inventory=self._inventory)
             stack.callback(self._progress.hide)
             look = Look(watch, runner, schedule)
-            if self._published is not None:
-                self._published.look, self._published.step = look, ""
+            self._published.look, self._published.step = look, ""
             self._progress.show(look)
             runner.run()
 
     def _say(self, step: str) -> None:
-        if self._published is not None:
-            self._published.step = step
+        self._published.step = step
         self._progress.say(step)
 
     def _end(self, entry: RunEntry, state: str, reason: str | None) -> None:

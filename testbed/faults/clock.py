@@ -13,8 +13,9 @@ from typing import Annotated
 from pydantic import Field
 
 from testbed.campaign.injection import Scene, Seen
-from testbed.campaign.kinds import Kind, OnProcesses, register, those
+from testbed.campaign.kinds import OnProcesses
 from testbed.campaign.quantities import SpanField
+from testbed.faults.processes import register_fault
 from testbed.faults.switched import SwitchFault, by_switch
 from testbed.provision.layout import Node
 
@@ -101,20 +102,21 @@ class ClockFault(SwitchFault):
                     yield event["t"] / 1e6 - (event["executed_us"] + event["time_us"]) / 1000
 
 
-for _name, _params, _summary in (
-    ("clock.step", Step, "a replica's clock is set ahead or back"),
-    ("clock.drift", Drift, "a replica's clock goes too fast or too slow"),
-):
-    register(
-        Kind(
-            _name,
-            _params,
-            category="fault",
-            layer="process",
-            summary=_summary,
-            mechanisms=(by_switch(ClockFault),),
-            impairs=those("on"),
-            seen="primary: its proposals have other times, or it is replaced; backup: it executes "
-            "blocks for which it could not vote",
-        )
-    )
+_SEEN = (
+    "primary: its proposals have other times, or it is replaced; backup: it executes blocks for "
+    "which it could not vote"
+)
+register_fault(
+    "clock.step",
+    Step,
+    by_switch(ClockFault),
+    summary="a replica's clock is set ahead or back",
+    seen=_SEEN,
+)
+register_fault(
+    "clock.drift",
+    Drift,
+    by_switch(ClockFault),
+    summary="a replica's clock goes too fast or too slow",
+    seen=_SEEN,
+)

@@ -11,10 +11,10 @@ from statistics import median
 from typing import Any
 
 from testbed.campaign.injection import Scene, Seen
-from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register, those
+from testbed.campaign.kinds import Mechanism, OnProcesses
 from testbed.campaign.quantities import SpanField
 from testbed.faults.hosts import only_ssh
-from testbed.faults.processes import ProcessFault
+from testbed.faults.processes import ProcessFault, register_fault
 from testbed.faults.switched import SwitchFault, by_switch
 from testbed.hosts.port import NodeCommand
 from testbed.programs import shell
@@ -119,31 +119,19 @@ class SlowByOrder(SwitchFault):
         return median(newest) if len(newest) == BLOCKS else 0.0
 
 
-register(
-    Kind(
-        "disk.full",
-        Full,
-        category="fault",
-        layer="process",
-        summary="no room is left on a disk",
-        mechanisms=(
-            Mechanism("file", FullByFile, available=only_ssh),
-            by_switch(FullByOrder),
-        ),
-        impairs=those("on"),
-        disturbs=("disk",),
-        seen="the host says that no room is left; in loopback other replicas lose their link to it",
-    )
+register_fault(
+    "disk.full",
+    Full,
+    Mechanism("file", FullByFile, available=only_ssh),
+    by_switch(FullByOrder),
+    summary="no room is left on a disk",
+    seen="the host says that no room is left; in loopback other replicas lose their link to it",
+    disturbs=("disk",),
 )
-register(
-    Kind(
-        "disk.slow",
-        Slow,
-        category="fault",
-        layer="process",
-        summary="each commit of a replica takes longer",
-        mechanisms=(by_switch(SlowByOrder),),
-        impairs=those("on"),
-        seen="its log says that each block takes so much longer",
-    )
+register_fault(
+    "disk.slow",
+    Slow,
+    by_switch(SlowByOrder),
+    summary="each commit of a replica takes longer",
+    seen="its log says that each block takes so much longer",
 )

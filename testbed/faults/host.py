@@ -12,7 +12,7 @@ from pydantic import Field
 
 from inventory.model import Lab
 from testbed.campaign.injection import Scene, Seen
-from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
+from testbed.campaign.kinds import Mechanism, Params
 from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import HostField
 from testbed.faults.guardian import Guardian
@@ -23,6 +23,7 @@ from testbed.faults.hosts import (
     only_local,
     only_ssh,
 )
+from testbed.faults.processes import register_fault
 from testbed.hosts.port import STOP_TIMEOUT_S, HostFault
 
 __all__ = ["CutByDriver", "CutByKill", "CutBySysrq", "RebootByRestart", "RebootBySystem"]
@@ -152,34 +153,20 @@ def _has_switch(lab: Lab, hosts: tuple[str, ...]) -> str | None:
     return f"{', '.join(bare)}: no power: in the inventory" if bare else None
 
 
-register(
-    Kind(
-        "host.power-cut",
-        PowerCut,
-        category="fault",
-        layer="process",
-        summary="power off for hosts, and on again when `for` has passed",
-        mechanisms=(
-            Mechanism("driver", CutByDriver, available=_has_switch),
-            Mechanism("kill", CutByKill, available=only_local),
-            Mechanism("sysrq", CutBySysrq, available=only_ssh),
-        ),
-        impairs=those("on"),
-        seen="the host does not answer (or has started again), and the others go on",
-    )
+register_fault(
+    "host.power-cut",
+    PowerCut,
+    Mechanism("driver", CutByDriver, available=_has_switch),
+    Mechanism("kill", CutByKill, available=only_local),
+    Mechanism("sysrq", CutBySysrq, available=only_ssh),
+    summary="power off for hosts, and on again when `for` has passed",
+    seen="the host does not answer (or has started again), and the others go on",
 )
-register(
-    Kind(
-        "host.reboot",
-        Reboot,
-        category="fault",
-        layer="process",
-        summary="hosts restart properly",
-        mechanisms=(
-            Mechanism("system", RebootBySystem, available=only_ssh),
-            Mechanism("restart", RebootByRestart, available=only_local),
-        ),
-        impairs=those("on"),
-        seen="the host has another boot id (in loopback: its processes end), and the others go on",
-    )
+register_fault(
+    "host.reboot",
+    Reboot,
+    Mechanism("system", RebootBySystem, available=only_ssh),
+    Mechanism("restart", RebootByRestart, available=only_local),
+    summary="hosts restart properly",
+    seen="the host has another boot id (in loopback: its processes end), and the others go on",
 )

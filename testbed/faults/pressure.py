@@ -16,9 +16,9 @@ from pydantic import Field
 
 from testbed import programs
 from testbed.campaign.injection import Seen
-from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register, those
+from testbed.campaign.kinds import Mechanism, OnProcesses
 from testbed.errors import LabFault
-from testbed.faults.processes import ProcessFault
+from testbed.faults.processes import ProcessFault, register_fault
 from testbed.hosts.port import CommandFailed, HostFault, NodeCommand, Unit
 from testbed.provision.layout import Node
 
@@ -145,38 +145,24 @@ class IoFault(PressureFault):
         return Seen("the kernel counts what was written", {"bytes": found})
 
 
-for _name, _params, _fault, _summary, _seen in (
-    (
-        "process.cpu",
-        Cpu,
-        CpuFault,
-        "a process gets only a part of the processor's time",
-        "the kernel says that it is stopped for that part of the time",
-    ),
-    (
-        "process.memory",
-        Memory,
-        MemoryFault,
-        "a process's host has less memory",
-        "the kernel says that a helper holds so much",
-    ),
-    (
-        "process.io",
-        Io,
-        IoFault,
-        "a process's disk is busy with writes and syncs",
-        "the kernel counts what a helper wrote",
-    ),
-):
-    register(
-        Kind(
-            _name,
-            _params,
-            category="fault",
-            layer="process",
-            summary=_summary,
-            mechanisms=(Mechanism("helper", _fault),),
-            impairs=those("on"),
-            seen=_seen,
-        )
-    )
+register_fault(
+    "process.cpu",
+    Cpu,
+    Mechanism("helper", CpuFault),
+    summary="a process gets only a part of the processor's time",
+    seen="the kernel says that it is stopped for that part of the time",
+)
+register_fault(
+    "process.memory",
+    Memory,
+    Mechanism("helper", MemoryFault),
+    summary="a process's host has less memory",
+    seen="the kernel says that a helper holds so much",
+)
+register_fault(
+    "process.io",
+    Io,
+    Mechanism("helper", IoFault),
+    summary="a process's disk is busy with writes and syncs",
+    seen="the kernel counts what a helper wrote",
+)

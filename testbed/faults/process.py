@@ -7,10 +7,10 @@ from contextlib import suppress
 from signal import Signals
 
 from testbed.campaign.injection import Scene, Seen
-from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register, those
+from testbed.campaign.kinds import Mechanism, OnProcesses
 from testbed.campaign.quantities import Duration, SpanField
 from testbed.errors import LabFault
-from testbed.faults.processes import EndedFault, ProcessFault
+from testbed.faults.processes import EndedFault, ProcessFault, register_fault
 from testbed.hosts.port import HostFault, NodeCommand, UnitState
 from testbed.provision.layout import Node
 
@@ -128,39 +128,24 @@ class StormFault(EndedFault):
         super().repair(node)
 
 
-register(
-    Kind(
-        "process.crash",
-        Crash,
-        category="fault",
-        layer="process",
-        summary="kill -9 of a process, which is started again when `for` has passed",
-        mechanisms=(Mechanism("signal", CrashFault),),
-        impairs=those("on"),
-        seen="the process is gone; others go to a later view, or on without it",
-    )
+register_fault(
+    "process.crash",
+    Crash,
+    Mechanism("signal", CrashFault),
+    summary="kill -9 of a process, which is started again when `for` has passed",
+    seen="the process is gone; others go to a later view, or on without it",
 )
-register(
-    Kind(
-        "process.stop",
-        Stop,
-        category="fault",
-        layer="process",
-        summary="SIGSTOP to a process, SIGCONT when `for` has passed",
-        mechanisms=(Mechanism("signal", StopFault),),
-        impairs=those("on"),
-        seen="the kernel says stopped; others go to a later view, or on without it",
-    )
+register_fault(
+    "process.stop",
+    Stop,
+    Mechanism("signal", StopFault),
+    summary="SIGSTOP to a process, SIGCONT when `for` has passed",
+    seen="the kernel says stopped; others go to a later view, or on without it",
 )
-register(
-    Kind(
-        "process.restart-storm",
-        Storm,
-        category="fault",
-        layer="process",
-        summary="kill -9 of a process again and again, as soon as it runs",
-        mechanisms=(Mechanism("signal", StormFault),),
-        impairs=those("on"),
-        seen="its supervisor says that it started it again, and again",
-    )
+register_fault(
+    "process.restart-storm",
+    Storm,
+    Mechanism("signal", StormFault),
+    summary="kill -9 of a process again and again, as soon as it runs",
+    seen="its supervisor says that it started it again, and again",
 )

@@ -10,14 +10,40 @@ from __future__ import annotations
 from abc import abstractmethod
 from functools import partial
 
+from testbed.campaign.event import Disturbed
 from testbed.campaign.injection import Injection, Scene
+from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.watch import Since
 from testbed.care.dead_man import arm, disarm
 from testbed.fleet import at_once
 from testbed.hosts.port import Host, NodeCommand, UnitState
 from testbed.provision.layout import Node
 
-__all__ = ["EndedFault", "ProcessFault"]
+__all__ = ["EndedFault", "ProcessFault", "register_fault"]
+
+
+def register_fault(
+    name: str,
+    params: type[Params],
+    *mechanisms: Mechanism,
+    summary: str,
+    seen: str,
+    disturbs: tuple[Disturbed, ...] = (),
+) -> None:
+    """Registers a fault of processes or hosts: it makes the replicas among its targets faulty."""
+    register(
+        Kind(
+            name,
+            params,
+            category="fault",
+            layer="process",
+            summary=summary,
+            mechanisms=mechanisms,
+            impairs=those("on"),
+            disturbs=disturbs,
+            seen=seen,
+        )
+    )
 
 
 class ProcessFault(Injection):

@@ -169,10 +169,8 @@ def _about(board: Node, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class CableFault(BoardFault):
     """A fault by orders to the process that simulates the cable."""
 
-    def order(self, board: Node, *orders: str) -> dict[str, Any]:
-        deployment = self.scene.deployment
-        host, python = deployment.host(board), deployment.python(board)
-        return order_cable(deployment.lab, board.name, host, python, list(orders))
+    def order(self, board: Node, order: str) -> dict[str, Any]:
+        return order_cable(self.scene.deployment, board, order)
 
     @property
     def spell_ms(self) -> int:

@@ -18,11 +18,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from chain.errors import PeerFault
 from chain.keys import digest
-from chain.ledger.envelope import read_operation
 from chain.ledger.operations import Token
 from chain.ledger.statement import OK
 from chain.proofs.certificate import carrier_certificate, verify_carrier
-from gateway.bridge.edge import RequestKind, SyncRequest, sync_codec
+from gateway.bridge.edge import SyncRequest, sync_codec
 from gateway.broker.security import bootstrap_id, bootstrap_user
 from gateway.mqtt.topics import Up
 from gateway.serial.frames import Frame, decode_line, encode_frame
@@ -152,11 +151,9 @@ async def _form(t: Trial) -> None:
         "empty body": b"",
     }
     for tried, body in cases.items():
-        t.add(tried, "gateway", (await t.up("op", body, name)).removeprefix("refused:"))
-    outcome = await t.up("op", b"", name, raw=b"\xbf\xff")
-    t.add("malformed CBOR", "gateway", outcome.removeprefix("refused:"))
-    outcome = await t.up("sync", b"\xa0", name)
-    t.add("malformed request for blocks", "gateway", outcome.removeprefix("refused:"))
+        await t.at_gateway(tried, "op", body, name)
+    await t.at_gateway("malformed CBOR", "op", b"", name, raw=b"\xbf\xff")
+    await t.at_gateway("malformed request for blocks", "sync", b"\xa0", name)
     await t.signed("data under another device's name", good, "b" * 64, "op")
     await t.signed("data sent as an access request", good, name, "enrol")
 
@@ -171,7 +168,7 @@ async def _ends(t: Trial) -> None:
     await t.signed("access request replayed after revocation", enrolment, login, "enrol")
     again = gone.enrol(await t.operator.new_voucher("gone again", 3), t.head)
     await t.request("new access request of a revoked key", again, gone)
-    await _sent(t, "blocks for a revoked device", gone, "sync", _ALL_BLOCKS)
+    await t.at_gateway("blocks for a revoked device", "sync", _ALL_BLOCKS, gone.node.hex())
     first, _, _ = await t.admit("renewed")
     second, third = Puppet(t.network), Puppet(t.network)
     for before, after in ((first, second), (second, third)):
@@ -231,26 +228,19 @@ async def _carriers(t: Trial) -> None:
     for each in (puppet, other):
         await t.login_of(each)
     await t.operator.refresh()
-    own = carrier_certificate(
-        puppet.key, t.operator.proof_of(read_operation(enrolment, t.network).id)
-    )
-    foreign = carrier_certificate(
-        other.key, t.operator.proof_of(read_operation(theirs, t.network).id)
-    )
-    await _sent(t, "carrier certificate of another device", puppet, "carrier", foreign)
-    await _sent(t, "carrier certificate with a CA behind it", puppet, "carrier", own + foreign)
-    await _sent(t, "carrier certificate that is no text", puppet, "carrier", own + b"\xff")
-    await _sent(
-        t, "carrier certificate with CA:TRUE", puppet, "carrier", _rebuilt(own, puppet, ca=True)
-    )
+    own = carrier_certificate(puppet.key, t.proof_of(enrolment))
+    foreign = carrier_certificate(other.key, t.proof_of(theirs))
+    altered = {
+        "carrier certificate of another device": foreign,
+        "carrier certificate with a CA behind it": own + foreign,
+        "carrier certificate that is no text": own + b"\xff",
+        "carrier certificate with CA:TRUE": _rebuilt(own, puppet, ca=True),
+    }
+    name = puppet.node.hex()
+    for tried, pem in altered.items():
+        await t.at_gateway(tried, "carrier", pem, name)
     await t.operator.revoke(t.operator.find("carried")[1], "lost")
-    await _sent(t, "carrier certificate of a revoked device", puppet, "carrier", own)
-
-
-async def _sent(t: Trial, tried: str, by: Puppet, kind: RequestKind, body: bytes) -> None:
-    """A message that is no operation."""
-    outcome = await t.up(kind, body, by.node.hex())
-    t.add(tried, "gateway", outcome.removeprefix("refused:"))
+    await t.at_gateway("carrier certificate of a revoked device", "carrier", own, name)
 
 
 async def _serial(t: Trial) -> None:
@@ -274,8 +264,7 @@ async def _serial(t: Trial) -> None:
 async def _offline(t: Trial) -> None:
     """Certificates, checked offline."""
     puppet, _, enrolment = await t.admit("certified")
-    proof = t.operator.proof_of(read_operation(enrolment, t.network).id)
-    good = carrier_certificate(puppet.key, proof)
+    good = carrier_certificate(puppet.key, t.proof_of(enrolment))
     genesis = t.material.genesis
     statement = verify_carrier(good, genesis)
     usurper = Puppet(t.network)

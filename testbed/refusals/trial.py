@@ -19,6 +19,7 @@ import msgspec
 from chain.ledger.admission import voucher_id
 from chain.ledger.envelope import read_operation
 from chain.ledger.operations import Enrol, Operation
+from chain.proofs.proof import Proof
 from gateway.broker.security import User, bootstrap_id
 from gateway.mqtt.topics import Up
 from nodes.board.control import command
@@ -96,6 +97,10 @@ class Trial:
     def head(self) -> bytes:
         return self.operator.sync.copy.head_hash
 
+    def proof_of(self, cose: bytes) -> Proof:
+        """The chain's proof of a signed request, from the operator's verified copy."""
+        return self.operator.proof_of(read_operation(cose, self.network).id)
+
     async def later(self, s: float) -> None:
         """Waits until the chain's own time is so much later and the gateway knows all that the
         operator knows."""
@@ -124,6 +129,13 @@ class Trial:
             await asyncio.to_thread(self.attacker.do, self.attacker.publish_raw(topic, raw))
         await _until(lambda: len(self._requests()) > before, f"the gateway says nothing to {kind}")
         return str(self._requests()[before].fields["outcome"])
+
+    async def at_gateway(
+        self, tried: str, kind: str, body: bytes, device: str, raw: bytes | None = None
+    ) -> None:
+        """As `up`, for what is no operation: notes how the gateway refuses it."""
+        outcome = await self.up(kind, body, device, raw)
+        self.add(tried, "gateway", outcome.removeprefix("refused:"))
 
     def _requests(self) -> list[Any]:
         mine = self.attacker.relay.node

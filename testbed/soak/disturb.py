@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,14 +29,13 @@ class Disturber:
         self._deployment = deployment
         self._disk = disk
         self._say = say
-        self._over = threading.Event()
         self.done: list[tuple[Disturbance, int, int]] = []
 
     def run(self, disturbances: Sequence[Disturbance]) -> None:
         """Returns when all is over. However it ends, nothing stays stopped or full."""
         began_s = time.monotonic()
         for each in disturbances:
-            self._over.wait(max(0.0, began_s + each.at_s - time.monotonic()))
+            time.sleep(max(0.0, began_s + each.at_s - time.monotonic()))
             self._say(f"{each.at_s:.0f} s: {each.kind} {' '.join(each.targets)} {_for(each)}")
             start_ns = time.time_ns()
             self._strike(each)
@@ -53,13 +51,13 @@ class Disturber:
             case DisturbanceKind.STOP_IN_TURN:
                 for name in each.targets:
                     self._stop(name, each.for_s)
-                    self._over.wait(TURN_S)
+                    time.sleep(TURN_S)
             case DisturbanceKind.POWER_CUT:
                 self._cut(each.targets[0], each.for_s)
             case DisturbanceKind.DISK_FULL:
                 assert self._disk is not None
                 with filled(self._disk):
-                    self._over.wait(each.for_s)
+                    time.sleep(each.for_s)
             case _:
                 assert_never(each.kind)
 
@@ -67,7 +65,7 @@ class Disturber:
         node = self._deployment.node(name)
         self._signal(node, SIGSTOP)
         try:
-            self._over.wait(for_s)
+            time.sleep(for_s)
         finally:
             self._signal(node, SIGCONT)
 
@@ -78,7 +76,7 @@ class Disturber:
         for node in nodes:
             self._deployment.hold_down(node)
         try:
-            self._over.wait(for_s)
+            time.sleep(for_s)
         finally:
             for node in nodes:
                 self._deployment.start_node(node)

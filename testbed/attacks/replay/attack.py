@@ -210,16 +210,13 @@ class ReplayAttack(WithAttacker):
             )
 
         reset_ns, before = time.time_ns(), sessions()
-        host, python = deployment.host(board), deployment.python(board)
-        order_cable(deployment.lab, board.name, host, python, ["reset"])
+        order_cable(deployment, board, "reset")
         watch.wait_for(lambda: sessions() > before, NEW_SESSION_S_MAX)
         return reset_ns
 
     def _inject(self, board: Node, frames: list[str]) -> None:
         if not frames:
             return
-        deployment = self.scene.deployment
         # A zero byte on both sides: the frame stands alone on the line, as it was.
         orders = [f"inject host 00{frame}00" for frame in frames]
-        host, python = deployment.host(board), deployment.python(board)
-        order_cable(deployment.lab, board.name, host, python, orders)
+        order_cable(self.scene.deployment, board, *orders)
