@@ -132,14 +132,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Seen:
-    """An injection was seen to take effect: what showed it, and what was read back.
-
-    `at_ns` is the wall time of the effect if that is known, otherwise the time of asking.
-    """
+    """An injection was seen to take effect: what showed it, and what was read back."""
 
     what: str
     read_back: Mapping[str, object] = field(default_factory=dict)
-    at_ns: int = field(default_factory=time.time_ns)
 
 
 @dataclass(frozen=True)

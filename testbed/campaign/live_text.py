@@ -103,9 +103,8 @@ def _devices(devices: Sequence[DeviceNow]) -> list[Text]:
         line = Text(f"{each.name:<22.22} ")
         line.append(f"{each.state:<12.12}", "green" if each.state in GOOD else "yellow")
         last = "" if each.last_ms is None else f"{each.last_ms:.1f}"
-        data = (
-            str(each.data) if each.owner else ""
-        )  # readings of a board count for the device that reads it
+        # Readings of a board count for the device that reads it.
+        data = str(each.data) if each.owner else ""
         line.append(f" {data:>6} {last:>9}", "default")
         lines.append(line)
     return lines

@@ -291,18 +291,11 @@ class Runner:
     def _write_seen(
         self, injection: Injection, seen: Seen | None, record: Mapping[str, Any]
     ) -> None:
-        if seen is None:
-            self._write(injection, "observed", record, seen=False)
-        else:
-            self._write(
-                injection,
-                "observed",
-                record,
-                seen=True,
-                what=seen.what,
-                seen_ns=seen.at_ns,
-                read_back=dict(seen.read_back),
-            )
+        found: dict[str, object] = {}
+        if seen is not None:
+            read_back = dict(seen.read_back)
+            found = {"what": seen.what, "seen_ns": time.time_ns(), "read_back": read_back}
+        self._write(injection, "observed", record, seen=seen is not None, **found)
 
     def _write(
         self, injection: Injection, step: str, record: Mapping[str, Any], **fields: Any

@@ -51,7 +51,6 @@ class ReplayAttack(WithAttacker):
         assert isinstance(wanted, list)
         self._wanted = frozenset(str(each) for each in wanted)
         self._window = str(params["window"])
-        self._random = scene.rng
         self._heard: dict[str, _Heard] = {}
         self._opened_ns: dict[str, int] = {}  # by device: when its newest session began
         self._tries: dict[str, int] = {}
@@ -114,13 +113,14 @@ class ReplayAttack(WithAttacker):
         heard = sorted(
             name for name, each in self._heard.items() if each.kind in wanted and fits(each)
         )
-        chosen = self._random.sample(heard, min(len(heard), self.batch))
+        chosen = self.scene.rng.sample(heard, min(len(heard), self.batch))
         attacker.up_each([self._heard[name][:3] for name in chosen])
         return [self._trial(f"{name}@{attacker.relay.node}") for name in chosen]
 
     def _fitting(self) -> Callable[[_Heard], bool]:
         """A test whether a request was heard in the wanted window."""
-        tip, window = self.scene.watch.tip(), self._remembered_blocks
+        tip = self.scene.watch.tip()
+        window = self.scene.deployment.material.genesis.policy.enrol_window_blocks
         match self._window:
             case "inside":
                 return lambda each: tip - each.height < window
@@ -133,10 +133,6 @@ class ReplayAttack(WithAttacker):
                 since_ns = self._restarted_ns()
                 return lambda each: each.at_ns < since_ns
         return lambda each: True
-
-    @property
-    def _remembered_blocks(self) -> int:
-        return self.scene.deployment.material.genesis.policy.enrol_window_blocks
 
     def _restarted_ns(self) -> int:
         """When a gateway or a replica was last started again; 0 if none was."""
@@ -161,7 +157,7 @@ class ReplayAttack(WithAttacker):
             if not has_cable(lab, board.name):
                 continue  # software cannot cut into a real cable
             frames = self._frames_of(board)
-            chosen = self._random.sample(frames, min(len(frames), self.batch))
+            chosen = self.scene.rng.sample(frames, min(len(frames), self.batch))
             try:
                 self._inject(board, chosen)
             except LabFault:
