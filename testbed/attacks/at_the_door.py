@@ -1,4 +1,4 @@
-"""What an admitted device tries at the broker's door: `device.takeover`, `device.topic-hijack` and
+"""Attacks at the broker's door, by an admitted device: `device.takeover`, `device.topic-hijack` and
 `device.eavesdrop`."""
 
 from __future__ import annotations
