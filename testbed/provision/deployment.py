@@ -30,7 +30,6 @@ from testbed.hosts.port import (
     UnitState,
     Unreachable,
 )
-from testbed.programs import shell
 from testbed.provision.configs import (
     CONFIG,
     GO,
@@ -376,4 +375,4 @@ def clean(host: Host, nodes: Sequence[Node]) -> None:
     and so do the files of a flashed board."""
     names = [node.name for node in nodes if node.host == host.name]
     if names:
-        host.run(shell("provision/clean.sh", *names))
+        host.run(programs.shell("provision/clean.sh", *names))
