@@ -49,12 +49,9 @@ class Ledger:
 
     @property
     def decided_membership(self) -> Membership:
-        """The newest epoch that is decided: ahead of `membership` until its boundary is passed.
-
-        Its epoch rises by one with the block that changes the membership (`Executed.membership`).
-        """
-        following = self.registry.next_membership
-        return self.registry.membership if following is None else following[0]
+        """The newest that is decided: ahead of `membership` until its boundary is passed. Its epoch
+        rises by one with the block that changes the membership (`Executed.membership`)."""
+        return self.registry.decided_membership
 
     def screen(self, request: VerifiedRequest) -> Screening:
         """Whether `request` may stand in a batch, judged on the state executed so far."""

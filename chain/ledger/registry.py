@@ -55,15 +55,6 @@ class Registry:
         """A read-only view; None for a stranger."""
         return self._tables.identities.get(node)
 
-    def device(self, node: bytes) -> bytes | None:
-        """The device that holds, or once held, the key with this node id. A device is named after
-        its first node id and keeps that name through renewals. None for a stranger."""
-        return self._tables.device(node)
-
-    def newest(self, device: bytes) -> Identity | None:
-        """The newest identity of a device, the only one under which it may still act."""
-        return self._tables.newest_of(device) if device in self._tables.devices else None
-
     def board(self, node: bytes) -> Board | None:
         return self._tables.boards.get(node)
 
@@ -105,10 +96,9 @@ class Registry:
         return self._tables.epochs.removed
 
     @property
-    def next_membership(self) -> tuple[Membership, int] | None:
-        """A decided change and the height after which it takes effect."""
-        epochs = self._tables.epochs
-        return None if epochs.next is None else (epochs.next, epochs.boundary)
+    def decided_membership(self) -> Membership:
+        """The newest that is decided: ahead of `membership` until its boundary is passed."""
+        return self._tables.epochs.next or self.membership
 
     def judge(self, request: VerifiedRequest) -> Reason | None:
         """The first authentication: why the request would be refused now, None if it would not.

@@ -42,7 +42,6 @@ class At(msgspec.Struct, frozen=True):
 
 class Tables:
     def __init__(self, genesis: Genesis) -> None:
-        self.genesis = genesis
         self.network = genesis.network
         self.policy = policy = genesis.policy
         self.height = 0

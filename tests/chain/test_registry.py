@@ -256,9 +256,7 @@ def test_a_device_keeps_its_name_through_renewals() -> None:
     world.run(renewal(world, alice, second), alice)
     world.run(renewal(world, second, third), second)
     for each in (alice, second, third):
-        assert registry.device(each.node) == alice.node
-    newest = registry.newest(alice.node)
-    assert newest is not None
-    assert newest.node == third.node
-    assert registry.device(bytes(32)) is None
-    assert registry.newest(second.node) is None, "no device is named after its second key"
+        identity = registry.identity(each.node)
+        assert identity is not None
+        assert identity.device == alice.node
+        assert (identity.ended is None) == (each is third)

@@ -219,7 +219,7 @@ def test_a_renewal_in_the_same_block_does_not_outrun_a_lower_privilege() -> None
             world.request(world.signed(Grant, admin, **fields), admin),
         ]
         world.block(*(pair if renewal_first else pair[::-1]))
-        identity = world.ledger.registry.newest(greedy.node)
+        identity = world.ledger.registry.identity(new.node)
         assert identity is not None
         assert (identity.node, identity.privilege) == (new.node, 0)
 
