@@ -7,7 +7,6 @@ identifier: identify by digest. Key files live with the processes in `nodes/`.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from functools import lru_cache
 from typing import Protocol
@@ -96,15 +95,6 @@ def spki_of(key: ec.EllipticCurvePublicKey) -> bytes:
     )
 
 
-def pem_of(spki: bytes) -> bytes:
-    """PEM of a DER SubjectPublicKeyInfo, as the openssl command line reads it."""
-    body = base64.b64encode(spki).decode()
-    lines = [body[at : at + 64] for at in range(0, len(body), 64)]
-    return "\n".join(
-        ["-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""]
-    ).encode()
-
-
 def der_of(signature: bytes) -> bytes:
     """An ECDSA-Sig-Value (RFC 3279) from r || s, as openssl reads it."""
     r = int.from_bytes(signature[:_HALF], "big")
@@ -123,6 +113,13 @@ def _parsed(spki: bytes) -> ec.EllipticCurvePublicKey:
     if spki_of(key) != spki:
         raise PeerFault("bad-key", "not the canonical DER encoding")
     return key
+
+
+def pem_of(spki: bytes) -> bytes:
+    """PEM of a DER SubjectPublicKeyInfo, as the openssl command line reads it. Raises PeerFault."""
+    return _parsed(spki).public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
 
 
 class Es256:
@@ -145,15 +142,11 @@ class Es256Signer:
         if not isinstance(private.curve, ec.SECP256R1):
             raise PeerFault("bad-key", "not a P-256 key")
         self._private = private
-        self._public = spki_of(private.public_key())
-
-    @property
-    def public(self) -> bytes:
-        return self._public
+        self.public = spki_of(private.public_key())
 
     def sign(self, data: bytes) -> bytes:
         r, s = decode_dss_signature(self._private.sign(data, _SIGN_ALGORITHM))
         return r.to_bytes(_HALF, "big") + s.to_bytes(_HALF, "big")
 
     def __repr__(self) -> str:
-        return f"Es256Signer({node_id(self._public).hex()[:16]})"
+        return f"Es256Signer({node_id(self.public).hex()[:16]})"

@@ -5,7 +5,6 @@ Pending operations are bounded per administrator and expire by height.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from enum import Enum
 
@@ -33,16 +32,17 @@ class Approvals:
     def __init__(self, needed: int, window_blocks: int) -> None:
         self._needed = needed
         self._window = window_blocks
-        self._pending: dict[bytes, tuple[int, bytes, set[bytes]]] = {}  # height, opener, who agrees
-        self._opened: deque[tuple[int, bytes]] = deque()  # height, content
+        # The oldest first: height, opener, who agrees.
+        self._pending: dict[bytes, tuple[int, bytes, set[bytes]]] = {}
         self._open_by: dict[bytes, int] = {}
 
     def expire(self, height: int) -> None:
         """Drops operations that were opened more than a window of blocks before `height`."""
-        while self._opened and self._opened[0][0] + self._window < height:
-            opened, content = self._opened.popleft()
-            if content in self._pending and self._pending[content][0] == opened:
-                self._close(content)
+        while self._pending:
+            content, (opened, _, _) = next(iter(self._pending.items()))
+            if opened + self._window >= height:
+                break
+            self._close(content)
 
     def approve(
         self, operation: Operation, height: int, in_force: Callable[[bytes], bool]
@@ -60,7 +60,6 @@ class Approvals:
             if self._open_by.get(admin, 0) >= PENDING_PER_ADMIN_MAX:
                 return Approval.REFUSED
             self._pending[content] = (height, admin, set())
-            self._opened.append((height, content))
             self._open_by[admin] = self._open_by.get(admin, 0) + 1
         approvers = self._pending[content][2]
         approvers.add(admin)

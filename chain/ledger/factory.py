@@ -5,7 +5,7 @@ The signature by the certificate's key is checked in `operations`, where it need
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -146,4 +146,4 @@ def _basic_constraints(certificate: x509.Certificate) -> x509.BasicConstraints |
 
 
 def _microseconds(moment: datetime) -> int:
-    return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 1_000_000
+    return int(moment.timestamp()) * 1_000_000

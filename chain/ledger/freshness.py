@@ -18,14 +18,12 @@ class RecentHeads:
 
     def __init__(self, keep_blocks: int) -> None:
         self._keep = keep_blocks
-        self._order: deque[bytes] = deque()
-        self._heights: dict[bytes, int] = {}
+        self._heights: dict[bytes, int] = {}  # the oldest first
 
     def add(self, head: bytes, height: int) -> None:
-        self._order.append(head)
         self._heights[head] = height
-        if len(self._order) > self._keep:
-            del self._heights[self._order.popleft()]
+        if len(self._heights) > self._keep:
+            del self._heights[next(iter(self._heights))]
 
     def height(self, head: bytes) -> int | None:
         return self._heights.get(head)

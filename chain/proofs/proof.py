@@ -124,7 +124,7 @@ class ProofVerifier:
         self._interval = genesis.consensus.checkpoint_interval
         self._memberships = [genesis.membership]
         self._boundaries = [0]  # by epoch: it decides the heights above
-        self._steps: list[Inclusion] = []
+        self.steps: list[Inclusion] = []  # the proof of each membership change, in order
 
     @property
     def epoch(self) -> int:
@@ -135,11 +135,6 @@ class ProofVerifier:
     def membership(self) -> Membership:
         """The members of the newest epoch that is known here."""
         return self._memberships[-1]
-
-    @property
-    def steps(self) -> Sequence[Inclusion]:
-        """The proof of each membership change that is known here, in order."""
-        return self._steps
 
     def verify(self, proof: Proof) -> Statement:
         """What the proven record says.
@@ -175,14 +170,14 @@ class ProofVerifier:
             assert statement.replica is not None
             self._memberships.append(changed(membership, statement.replica, statement.key))
             self._boundaries.append(boundary)
-            self._steps.append(step)
+            self.steps.append(step)
         return self._memberships[head.epoch + 1]
 
     def complete(self, record: Inclusion) -> Proof:
         """The proof of a record for a verifier that holds only genesis. Without its steps if they
         are more than EPOCHS_MAX: TLS would refuse so large a certificate."""
         epoch = Head.decode(record.head).epoch
-        steps = self._steps[:epoch] if epoch <= EPOCHS_MAX else ()
+        steps = self.steps[:epoch] if epoch <= EPOCHS_MAX else ()
         return Proof(record=record, epochs=tuple(steps))
 
     def included(self, inclusion: Inclusion) -> Statement:

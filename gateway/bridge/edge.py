@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from chain.canonical import Codec
+from chain.fields import Hash
 from chain.pbft.messages import Signed
 from chain.quorum import REPLICAS_MAX
 
@@ -52,7 +53,6 @@ ENVELOPE_BYTES = 512
 NOT_YET = frozenset({"busy", "outbox-full", "unknown-node"})
 """Reasons of the gateway that are temporary: the device keeps its request and sends it again."""
 
-Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Body = Annotated[bytes, msgspec.Meta(max_length=BODY_BYTES_MAX)]
 Tries = Annotated[int, msgspec.Meta(ge=1, le=255)]
@@ -99,7 +99,7 @@ class Denied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proven (`chain.proofs.denial`): by `verdicts` of f+1 replicas, or by the `record` (an encoded
     Proof) that ended the device's key. An unproven one is only a hint."""
 
-    id: Digest
+    id: Hash
     layer: Literal["gateway", "group"]
     reason: Annotated[str, msgspec.Meta(max_length=64)]
     verdicts: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=REPLICAS_MAX)] | None = None

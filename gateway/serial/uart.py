@@ -64,11 +64,9 @@ class HighestStore(Protocol):
 
     def load(self) -> tuple[int, int]:
         """(0, 0) at first."""
-        ...
 
     def save(self, boot: int, number: int) -> None:
         """Must be durable when it returns: the board then forgets these readings."""
-        ...
 
 
 def monotonic_ms() -> int:
