@@ -60,7 +60,7 @@ class BlockStore:
     def __init__(self, path: Path, network: bytes, keep_data_blocks: int | None = None) -> None:
         self._path = path
         self._keep_data_blocks = keep_data_blocks
-        try:
+        with self._named_errors():
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
@@ -70,46 +70,34 @@ class BlockStore:
             found = self._db.execute("SELECT value FROM about WHERE key='network'").fetchone()[0]
             height = self._db.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()[0]
             pruned = self._db.execute("SELECT coalesce(max(height), 0) FROM pruned").fetchone()[0]
-        except sqlite3.DatabaseError as error:
-            raise self.damaged(error) from error
         if found != network:
             raise BlockStoreError(f"{path}: of another network; delete it or use another file")
-        self._height: int = height
+        self.height: int = height  # of the newest block, 0 if there is none
         self._pruned: int = pruned
-
-    @property
-    def height(self) -> int:
-        """The height of the newest block, 0 if there is none."""
-        return self._height
 
     def append(self, height: int, block: SealedBlock, requests: Sequence[bytes] = ()) -> None:
         """Stores the next block. `requests` are the request ids of its records, in order.
 
         Raises BlockStoreError.
         """
-        if height != self._height + 1:
-            raise Misuse(f"block {height} after {self._height}")
-        try:
-            with self._db:
-                self._db.execute("BEGIN")
-                self._db.execute("INSERT INTO blocks VALUES (?, ?, ?)", _row(height, block))
-                self._db.executemany(
-                    "INSERT OR IGNORE INTO requests VALUES (?, ?, ?)",
-                    [(request, height, position) for position, request in enumerate(requests)],
-                )
-                self._prune(height)
-        except sqlite3.DatabaseError as error:
-            raise self.damaged(error) from error
-        self._height = height
+        if height != self.height + 1:
+            raise Misuse(f"block {height} after {self.height}")
+        with self._named_errors(), self._db:
+            self._db.execute("BEGIN")
+            self._db.execute("INSERT INTO blocks VALUES (?, ?, ?)", _row(height, block))
+            self._db.executemany(
+                "INSERT OR IGNORE INTO requests VALUES (?, ?, ?)",
+                [(request, height, position) for position, request in enumerate(requests)],
+            )
+            self._prune(height)
+        self.height = height
 
     def _prune(self, height: int) -> None:
         """Prunes what is old enough after block `height`, at most a few blocks at once."""
         if self._keep_data_blocks is None:
             return
-        start, stop = (
-            self._pruned + 1,
-            min(height - self._keep_data_blocks, self._pruned + _PRUNE_BLOCKS_MAX),
-        )
+        start = self._pruned + 1
+        stop = min(height - self._keep_data_blocks, self._pruned + _PRUNE_BLOCKS_MAX)
         for old, sealed in enumerate(list(self.blocks(start, stop)), start):
             self._db.execute("DELETE FROM blocks WHERE height = ?", (old,))
             self._db.execute(
@@ -122,7 +110,7 @@ class BlockStore:
 
         Raises BlockStoreError if one cannot be read.
         """
-        try:
+        with self._named_errors():
             rows = self._db.execute(
                 "SELECT data FROM (SELECT * FROM pruned UNION ALL SELECT * FROM blocks) "
                 "WHERE height BETWEEN ? AND ? ORDER BY height",
@@ -130,26 +118,27 @@ class BlockStore:
             )
             for (data,) in rows:
                 yield _codec.decode(data)
-        except (PeerFault, sqlite3.DatabaseError) as error:
-            raise self.damaged(error) from error
 
     @property
     def epochs(self) -> tuple[Inclusion, ...]:
         """The kept proofs of membership changes, in order. Raises BlockStoreError."""
-        try:
+        with self._named_errors():
             rows = self._db.execute("SELECT step FROM epochs ORDER BY number")
             return tuple(_steps.decode(step) for (step,) in rows)
-        except (PeerFault, sqlite3.DatabaseError) as error:
-            raise self.damaged(error) from error
 
     def keep_epochs(self, steps: Sequence[Inclusion]) -> None:
         """Needed for heads without bodies, which do not show the changes. Call it before the heads
         of the next epoch are stored. `steps` are all changes, in order. Raises BlockStoreError."""
-        try:
+        with self._named_errors():
             (kept,) = self._db.execute("SELECT count(*) FROM epochs").fetchone()
             for number, step in enumerate(steps[kept:], kept):
                 self._db.execute("INSERT INTO epochs VALUES (?, ?)", (number, _steps.encode(step)))
-        except sqlite3.DatabaseError as error:
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (PeerFault, sqlite3.DatabaseError) as error:
             raise self.damaged(error) from error
 
     def damaged(self, error: Exception) -> BlockStoreError:
@@ -159,9 +148,9 @@ class BlockStore:
             return BlockStoreError(f"{self._path}: {error}; free some space")
         return BlockStoreError(f"{self._path}: {error}; delete it, the copy will be fetched again")
 
-    def range(self, start: int, bytes_max: int, bodies: bool) -> tuple[int, list[bytes]]:
-        """(bytes, encoded `SealedBlock`s) from `start` on, as many as fit into `bytes_max`, but at
-        least one if there is one. Without `bodies`: heads only.
+    def range(self, start: int, bytes_max: int, bodies: bool) -> list[bytes]:
+        """Encoded `SealedBlock`s from `start` on, as many as fit into `bytes_max`, but at least one
+        if there is one. Without `bodies`: heads only.
 
         Blocks are returned as stored, without decoding, because every device asks for them.
         """
@@ -172,7 +161,7 @@ class BlockStore:
                 break
             size += len(block)
             taken.append(block)
-        return size, taken
+        return taken
 
     def checkpoint(self) -> None:
         """Moves a long log into the file. It syncs, so call it off the event loop."""

@@ -236,7 +236,7 @@ class Follower:
     def range(self, start: int, bytes_max: int, bodies: bool) -> tuple[int, bytes]:
         """(number of blocks, encoded `BlockRange`) from `start` on. Without `bodies`: heads only,
         and the proofs of the membership changes among them."""
-        _, blocks = self._store.range(start, bytes_max, bodies)
+        blocks = self._store.range(start, bytes_max, bodies)
         last = start + len(blocks) - 1
         epochs = [] if bodies else list(self._epochs_between(start, last))
         if len(epochs) > EPOCHS_MAX:

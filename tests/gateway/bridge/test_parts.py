@@ -63,7 +63,7 @@ def test_stored_blocks_join_into_the_encoding_of_their_range(
         sealed = SealedBlock(head=block.head, seals=seals, records=())
         store.append(height, sealed)
         blocks.append(sealed if bodies else SealedBlock(head=block.head, seals=seals))
-    _, stored = store.range(1, 10**9, bodies)
+    stored = store.range(1, 10**9, bodies)
     wanted = BlockRange(start=1, blocks=tuple(blocks[:count]))
     joined = join(1, stored[:count])
     assert joined == encode_range(wanted)
