@@ -15,24 +15,28 @@ open: amqtt answers it with a failure code.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol, assert_never
+from pathlib import Path
+from typing import assert_never
 
 from amqtt.adapters import ReaderAdapter, StreamWriterAdapter
 
 from chain.errors import PeerFault
-from gateway.broker.port import DoorLimits
+from gateway.broker.embedded import EmbeddedBroker
+from gateway.broker.port import BrokerConfig, DoorLimits, OnReady, PortTakenError, report
 from gateway.broker.store import SecurityStore
 from gateway.limits import TokenBucket
 from gateway.mqtt import packets
 from gateway.mqtt.topics import ADMIN_REQUEST, ADMIN_RESPONSE, Action
 from gateway.refusing import refusing
+from gateway.tasks import first_of
 
-__all__ = ["Broker", "Door"]
+__all__ = ["Door", "serve"]
 
 log = logging.getLogger(__name__)
 
@@ -41,23 +45,8 @@ log = logging.getLogger(__name__)
 _congestion_poll_s = 0.005
 _flush_s = 1.0
 _takeover_s = 2.0
+_shutdown_s = 1.0
 _CONNACK_OF = {"bad-login": packets.BAD_PASSWORD, "bad-version": packets.BAD_VERSION}
-
-
-class Broker(Protocol):
-    """What the door needs from the broker behind it."""
-
-    def congested(self, publisher: str) -> bool:
-        """Whether this client's next message must wait."""
-
-    async def serve(self, reader: ReaderAdapter, writer: StreamWriterAdapter) -> None:
-        """Speaks MQTT until the connection ends."""
-
-    async def publish(self, topic: str, payload: bytes) -> None:
-        """Delivers to all subscribers."""
-
-    async def forget(self, name: str) -> None:
-        """Drops the session of a client that is gone."""
 
 
 class Door:
@@ -66,7 +55,7 @@ class Door:
     def __init__(
         self,
         store: SecurityStore,
-        broker: Broker,
+        broker: EmbeddedBroker,
         limits: DoorLimits,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -336,3 +325,28 @@ class _Writer(StreamWriterAdapter):
     async def close(self) -> None:
         self.is_closed = True
         self._stream.close()
+
+
+async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asyncio.Event) -> None:
+    """Runs the embedded broker until `stop`. Raises PortTakenError or SecurityFileError."""
+    store = SecurityStore.load(folder / config.security_file)
+    broker = EmbeddedBroker(store)
+    await broker.start()
+    door = Door(store, broker, config.limits)
+    try:
+        port = await door.open(config.listen.host, config.listen.port)
+    except OSError as error:
+        raise PortTakenError(f"{config.listen.host}:{config.listen.port}: {error}") from error
+
+    def counts() -> dict[str, int]:
+        # Of plain copies: they cannot change while they are added.
+        return dict(Counter(dict(door.counts)) + Counter(dict(broker.counts)))
+
+    try:
+        on_ready(config.listen.host, {"mqtt": port}, counts)
+        await first_of(report(counts), stop.wait())
+    finally:
+        await door.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_shutdown_s):
+                await broker.shutdown()

@@ -8,11 +8,9 @@ clients' outboxes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from amqtt.adapters import ReaderAdapter, StreamWriterAdapter
@@ -23,13 +21,11 @@ from amqtt.contexts import ListenerConfig, ListenerType
 from amqtt.session import Session
 
 from chain.errors import Misuse
-from gateway.broker.door import Door
-from gateway.broker.port import BrokerConfig, OnReady, PortTakenError, report
 from gateway.broker.store import SecurityStore
 from gateway.mqtt.topics import Action
-from gateway.tasks import Tasks, first_of
+from gateway.tasks import Tasks
 
-__all__ = ["EmbeddedBroker", "serve"]
+__all__ = ["EmbeddedBroker"]
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +39,6 @@ waiting_messages_high = 500  # to be distributed, or for a gateway: beyond it pu
 offline_messages_max = 1000  # kept for one absent client
 filters_max = 64  # subscriptions of one client
 unsent_bytes_max = 64 * 1024
-_shutdown_s = 1.0
 
 
 class _Snapshots(dict[str, Any]):
@@ -57,8 +52,8 @@ class _Snapshots(dict[str, Any]):
 
 
 class EmbeddedBroker(AmqttBroker):
-    """Implements `door.Broker`. `counts`: messages that a slow client did not take (`dropped`) or
-    did not acknowledge (`unacknowledged`), and subscriptions refused (`subscribe-denied`)."""
+    """`counts`: messages that a slow client did not take (`dropped`) or did not acknowledge
+    (`unacknowledged`), and subscriptions refused (`subscribe-denied`)."""
 
     def __init__(self, store: SecurityStore) -> None:
         config = AmqttConfig(
@@ -92,12 +87,15 @@ class EmbeddedBroker(AmqttBroker):
         )
 
     async def serve(self, reader: ReaderAdapter, writer: StreamWriterAdapter) -> None:
+        """Speaks MQTT until the connection ends."""
         await self.external_connected(reader, writer, _listener)
 
     async def publish(self, topic: str, payload: bytes) -> None:
+        """Delivers to all subscribers."""
         await self.internal_message_broadcast(topic, payload)
 
     async def forget(self, name: str) -> None:
+        """Drops the session of a client that is gone."""
         await self._delete_session(name)
 
     async def _authenticate(self, _session: Session, _listener: ListenerConfig) -> bool:
@@ -179,28 +177,3 @@ class EmbeddedBroker(AmqttBroker):
         except Exception as error:  # whatever the client did: it harms only itself
             log.debug("not delivered: %r", error)
             self.counts["unacknowledged"] += 1
-
-
-async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asyncio.Event) -> None:
-    """Runs the embedded broker until `stop`. Raises PortTakenError or SecurityFileError."""
-    store = SecurityStore.load(folder / config.security_file)
-    broker = EmbeddedBroker(store)
-    await broker.start()
-    door = Door(store, broker, config.limits)
-    try:
-        port = await door.open(config.listen.host, config.listen.port)
-    except OSError as error:
-        raise PortTakenError(f"{config.listen.host}:{config.listen.port}: {error}") from error
-
-    def counts() -> dict[str, int]:
-        # Of plain copies: they cannot change while they are added.
-        return dict(Counter(dict(door.counts)) + Counter(dict(broker.counts)))
-
-    try:
-        on_ready(config.listen.host, {"mqtt": port}, counts)
-        await first_of(report(counts), stop.wait())
-    finally:
-        await door.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_shutdown_s):
-                await broker.shutdown()

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from gateway.broker import embedded as broker_embedded
+from gateway.broker import door
 from gateway.broker import mosquitto as broker_mosquitto
 from gateway.broker.port import (
     BrokerConfig,
@@ -42,7 +42,7 @@ __all__ = ["main"]
 
 log = logging.getLogger("broker")
 WARNINGS_PER_S, WARNINGS_BURST = 1.0, 500.0  # some 15 MB a day, whatever strangers do
-_serve = {BrokerKind.EMBEDDED: broker_embedded.serve, BrokerKind.MOSQUITTO: broker_mosquitto.serve}
+_serve = {BrokerKind.EMBEDDED: door.serve, BrokerKind.MOSQUITTO: broker_mosquitto.serve}
 _version = {
     BrokerKind.EMBEDDED: lambda: version("amqtt"),
     BrokerKind.MOSQUITTO: broker_mosquitto.version,

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from gateway.broker import embedded as broker_embedded
+from gateway.broker import door
 from gateway.broker import mosquitto as broker_mosquitto
 from gateway.broker.port import BrokerConfig, Counts, DynamicSecurityAdmin
 from gateway.broker.security import User, new_password, write_security
@@ -189,7 +189,7 @@ async def served(folder: Path, users: list[User], net: str = NET) -> AsyncIterat
         ports.set_result(found["mqtt"])
 
     config = BrokerConfig(security_file="security.json", ready_file="")
-    serving = broker_embedded.serve(config, folder, ready, asyncio.Event())
+    serving = door.serve(config, folder, ready, asyncio.Event())
     async with running(serving):
         broker.port = await asyncio.wait_for(ports, deadline_s)
         yield broker
