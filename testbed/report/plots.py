@@ -8,6 +8,7 @@ recovered is drawn at the upper edge.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
@@ -29,7 +30,7 @@ from testbed.report.style import (
     styled,
     write_beside,
 )
-from testbed.report.summary import Figure, Load, RunRow, Summary
+from testbed.report.summary import Figure, RunRow, Summary
 
 __all__ = ["draw"]
 
@@ -80,23 +81,16 @@ def _runs(counted: Sequence[RunRow], timeout_ms: int, mark: str | None) -> Drawi
         for arm, (colour, marker, shift) in _ARMS.items():
             rows = [row for row in counted if row.arm == arm]
             points = [
-                (row.trial + shift, getattr(_load(row), name)) for row in rows if _load(row).sent
+                (row.trial + shift, getattr(row.result.load.judged, name))
+                for row in rows
+                if row.result.load.judged.sent
             ]
             seen = [(trial, value) for trial, value in points if value is not None]
             beyond = [trial for trial, value in points if value is None]
             if rows:
-                axes.plot(
-                    [trial for trial, _ in seen],
-                    [value for _, value in seen],
-                    linestyle="none",
-                    marker=marker,
-                    markersize=4,
-                    color=colour,
-                    label="with faults" if arm == "faults" else arm,
-                )
-            axes.plot(
-                beyond, [timeout_ms] * len(beyond), linestyle="none", marker="^", color=colour
-            )
+                which = "with faults" if arm == "faults" else arm
+                _marks(axes, seen, marker, colour, markersize=4, label=which)
+            _marks(axes, [(trial, timeout_ms) for trial in beyond], "^", colour)
         if name != "goodput_per_s":
             axes.set_yscale("log")
             log_axis(axes.yaxis)
@@ -110,20 +104,17 @@ def _runs(counted: Sequence[RunRow], timeout_ms: int, mark: str | None) -> Drawi
     return made
 
 
-def _load(row: RunRow) -> Load:
-    assert row.summary is not None, "it counts"
-    return row.summary.load.judged
-
-
-def _recovery_ms(row: RunRow) -> float | None:
-    assert row.summary is not None, "it counts"
-    return row.summary.recovery_ms
+def _marks(
+    axes: Axes, points: Sequence[tuple[float, float]], marker: str, colour: str, **look: Any
+) -> None:
+    at, values = [at for at, _ in points], [value for _, value in points]
+    axes.plot(at, values, linestyle="none", marker=marker, color=colour, **look)
 
 
 def _pairs(axes: Axes, counted: Sequence[RunRow], name: str) -> None:
     for trial in {row.trial for row in counted}:
         rows = [row for row in counted if row.trial == trial]
-        values = [getattr(_load(row), name) for row in rows]
+        values = [getattr(row.result.load.judged, name) for row in rows]
         if len(values) > 1 and None not in values:
             at = [trial + _ARMS[row.arm][2] for row in rows]
             axes.plot(at, values, color=GREY, linewidth=0.8, zorder=1)
@@ -163,26 +154,12 @@ def _recovery(counted: Sequence[RunRow], mark: str | None) -> Drawing:
     made = figure(2.0, mark)
     axes: Axes = made.add_subplot()
     struck = [row for row in counted if row.arm == "faults"]
-    points = [(row.trial, ms) for row in struck if (ms := _recovery_ms(row)) is not None]
-    axes.plot(
-        [trial for trial, _ in points],
-        [value for _, value in points],
-        linestyle="none",
-        marker="s",
-        markersize=4,
-        color=ORANGE,
-    )
-    if never := [row.trial for row in struck if _recovery_ms(row) is None]:
-        axes.plot(
-            never,
-            [1.0] * len(never),
-            linestyle="none",
-            marker="^",
-            color=ORANGE,
-            clip_on=False,
-            transform=axes.get_xaxis_transform(),
-            label=f"never ({len(never)})",
-        )
+    points = [(row.trial, ms) for row in struck if (ms := row.result.recovery_ms) is not None]
+    _marks(axes, points, "s", ORANGE, markersize=4)
+    if never := [(row.trial, 1.0) for row in struck if row.result.recovery_ms is None]:
+        at_edge = axes.get_xaxis_transform()
+        label = f"never ({len(never)})"
+        _marks(axes, never, "^", ORANGE, clip_on=False, transform=at_edge, label=label)
         axes.legend(fontsize=6, loc="lower left")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("trial")

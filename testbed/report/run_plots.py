@@ -180,18 +180,19 @@ def _shade(evidence: Evidence, axes: Axes, *, slanted: bool) -> None:
                 va="top",
                 rotation=90,
             )
-    attacks = [event for event in evidence.trial.events if event.category == "attack"]
-    for number, event in enumerate(attacks):
+    events = evidence.trial.events
+    attacks_s = [event.at_ms / 1000 for event in events if event.category == "attack"]
+    if attacks_s:
         axes.plot(
-            event.at_ms / 1000,
-            0,
+            attacks_s,
+            [0] * len(attacks_s),
             marker="v",
             color=ORANGE,
             markersize=4,
             linestyle="none",
             clip_on=False,
             transform=axes.get_xaxis_transform(),
-            label=None if number else "attack",
+            label="attack",
         )
 
 
