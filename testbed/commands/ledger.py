@@ -10,11 +10,10 @@ import msgspec
 import typer
 
 from chain.genesis import Genesis
-from testbed.bundle import find_run
 from testbed.checks.evidence import genesis_of
 from testbed.checks.ledger import LedgerReport, verify_ledgers
 from testbed.checks.show import ShownBlock, shown_blocks
-from testbed.commands.ledger_proof import export_proof
+from testbed.commands.ledger_proof import databases, export_proof
 from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError
 
@@ -79,12 +78,8 @@ app.command("export-proof")(export_proof)
 
 def _databases(where: str) -> tuple[list[Path], Genesis | None]:
     """The files to read, and the pinned genesis if there is one."""
-    if Path(where).is_file():
-        return [Path(where)], None
-    run = find_run(where)
-    if not run.ledgers:
-        raise ConfigurationError(f"{run.path}: no ledger was collected (raw/ledger is empty)")
-    return run.ledgers, genesis_of(run)
+    paths, run = databases([where])
+    return paths, None if run is None else genesis_of(run)
 
 
 def _in_words(report: LedgerReport) -> str:

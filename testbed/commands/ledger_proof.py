@@ -20,7 +20,7 @@ from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError
 from testbed.proofs import Ledgers, Proven, open_ledgers
 
-__all__ = ["export_proof"]
+__all__ = ["databases", "export_proof"]
 
 _SUMS = "SHA256SUMS"
 _EXPORTED = re.compile(
@@ -75,7 +75,7 @@ def export_proof(
 
     Exit code 0 written, 1 these files do not prove it (it says what is missing), 2 usage.
     """
-    paths, run = _databases(where)
+    paths, run = databases(where)
     genesis = None if run is None else genesis_of(run)
     pem = None if carrier is None else _read(carrier)
     with open_ledgers(paths, genesis) as ledgers:
@@ -89,7 +89,8 @@ def export_proof(
         typer.echo(_in_words(proven, network, left_out, out))
 
 
-def _databases(where: list[str]) -> tuple[list[Path], RunFolder | None]:
+def databases(where: list[str]) -> tuple[list[Path], RunFolder | None]:
+    """Files as they were named, or those of one run. Raises ConfigurationError."""
     paths = [Path(each) for each in where]
     if all(path.is_file() for path in paths):
         return paths, None
