@@ -82,7 +82,7 @@ class Evidence:
         self.energy = self._log("energy.jsonl", EnergyLine)
         self._events = self._read_events()
 
-    @property
+    @cached_property
     def start_ns(self) -> int | None:
         """Wall time of the schedule's start; None if the run never started."""
         return next((line.start_ns for line in self.run_log if line.what == "start"), None)

@@ -316,9 +316,5 @@ def _alike(a: JudgedBundle, b: JudgedBundle) -> bool:
 
 
 def _values(result: JudgedBundle, quantity: Quantity, arm: Arm) -> dict[int, Known]:
-    found = {
-        i: quantity.of(row.summary)
-        for i, row in result.counted.items()
-        if row.arm == arm and row.summary is not None
-    }
+    found = {i: quantity.of(row.result) for i, row in result.counted.items() if row.arm == arm}
     return {i: value for i, value in found.items() if value is not None}

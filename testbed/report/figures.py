@@ -146,11 +146,10 @@ def _figure(quantity: Quantity, counted: Sequence[RunRow]) -> Figure:
     arms: dict[str, dict[int, Known]] = {"baseline": {}, "faults": {}}
     within: list[tuple[Known, Known]] = []
     for row in counted:
-        assert row.summary is not None, "it counts"
-        value = quantity.of(row.summary)
+        value = quantity.of(row.result)
         if value is not None:
             arms[row.arm][row.trial] = value
-            base = quantity.of_baseline_phase(row.summary)
+            base = quantity.of_baseline_phase(row.result)
             if base is not None and row.arm == "faults":
                 within.append((base, value))
     pairs = [

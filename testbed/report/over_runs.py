@@ -44,7 +44,7 @@ def over_runs(bundle: Bundle) -> Summary:
     schedule = schedule_of(bundle)
     expect = schedule.expect
     rows = tuple(map(_row, bundle.runs))
-    judged = [row.summary for row in rows if row.summary is not None]
+    judged = _summaries(rows)
     counted = [row for row in rows if row.counted]
     shown = figures(counted)
     attacks = tuple(_attacks(_summaries(counted), expect))
@@ -153,7 +153,7 @@ def _problem(rows: Sequence[RunRow], unverified: Sequence[RunRow]) -> str | None
     if not unverified:
         return None if any(row.summary for row in rows) else "no run was judged"
     first = unverified[0]
-    problem = first.summary.ledger_problem if first.summary else None
+    problem = first.result.ledger_problem
     return problem if len(rows) == 1 else f"run {first.index}: {problem}"
 
 
@@ -254,7 +254,7 @@ def _worst(runs: Sequence[Sequence[float | None]]) -> Estimate:
 
 def _properties(counted: Sequence[RunRow]) -> Iterator[PropertyResult]:
     """A property that is judged in each run holds if it held in all of them."""
-    every = ((row.index, each) for row in counted if row.summary for each in row.summary.properties)
+    every = ((row.index, each) for row in counted for each in row.result.properties)
     for (name, _), judged in grouped(every, lambda one: (one[1].name, one[1].expected)).items():
         broken = [(index, each) for index, each in judged if each.held is False]
         unknown = [(index, each) for index, each in judged if each.held is None]
@@ -323,7 +323,7 @@ def _notes_of_runs(rows: Sequence[RunRow]) -> Iterator[str]:
     runs: dict[str, list[int]] = {}
     judged = [row for row in rows if row.summary is not None]
     for row in judged:
-        for note in row.summary.notes if row.summary else ():
+        for note in row.result.notes:
             runs.setdefault(note, []).append(row.index)
     for note, found in runs.items():
         if len(found) == len(judged):

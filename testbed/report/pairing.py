@@ -28,6 +28,7 @@ __all__ = [
     "estimate_in_words",
     "known",
     "median",
+    "ms_in_words",
     "paired_ratio",
     "plain",
     "unpaired_ratio",
@@ -182,6 +183,11 @@ def estimate_in_words(each: Estimate) -> str:
 def value_in_words(each: Estimate) -> str:
     """Without the interval."""
     return "–" if each.value is None else f"{'≥ ' if each.at_least else ''}{plain(each.value)}"
+
+
+def ms_in_words(value: float | None, digits: int = 1) -> str:
+    """Milliseconds with so many digits after the point; "–" if there is no value."""
+    return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def plain(value: float, digits: int = 4) -> str:

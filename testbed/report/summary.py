@@ -259,6 +259,12 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it is in the figures."""
         return self.summary is not None and self.state == "done"
 
+    @property
+    def result(self) -> RunSummary:
+        """`summary` of a run that was judged."""
+        assert self.summary is not None
+        return self.summary
+
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """One quantity over the runs: medians of both arms, and faults / baseline.

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed.report.figures import ratio_in_words
-from testbed.report.pairing import value_in_words
+from testbed.report.pairing import ms_in_words, value_in_words
 from testbed.report.summary import FaultOverRuns, PropertyResult, RunRow, Summary
 
 __all__ = ["render"]
@@ -92,9 +92,7 @@ def _runs(summary: Summary) -> Table:
     )
     shown = summary.runs
     if len(shown) > RUNS_SHOWN_MAX:
-        shown = tuple(
-            r for r in shown if not r.counted or (r.summary and r.summary.verdict != "passed")
-        )
+        shown = tuple(r for r in shown if not r.counted or r.result.verdict != "passed")
         shown = shown[:RUNS_SHOWN_MAX]
     for row in shown:
         name = f"{row.index} {row.arm} ({row.trial})"
@@ -106,10 +104,10 @@ def _runs(summary: Summary) -> Table:
 
 
 def _load(row: RunRow) -> Sequence[str]:
-    if row.summary is None or not row.counted or not row.summary.load.judged.sent:
+    if not row.counted or not row.result.load.judged.sent:
         return ("", "", "", "")
-    load = row.summary.load.judged
-    quantiles = (_milliseconds(load.p50_ms), _milliseconds(load.p99_ms))
+    load = row.result.load.judged
+    quantiles = (ms_in_words(load.p50_ms), ms_in_words(load.p99_ms))
     return (f"{load.goodput_per_s:.2f}", *quantiles, str(load.sent - load.answered))
 
 
@@ -124,7 +122,7 @@ def _latencies(summary: Summary) -> Table:
     table = _plain_table("latency (ms)", "n", "p50", "p90", "p99", "max", "never answered")
     for name in ("admission", "consensus", "data"):
         row = getattr(summary.latency_ms, name)
-        values = (_milliseconds(value) for value in (row.p50, row.p90, row.p99, row.max))
+        values = (ms_in_words(value) for value in (row.p50, row.p90, row.p99, row.max))
         table.add_row(name, str(row.n), *values, str(row.censored))
     return table
 
@@ -215,7 +213,3 @@ def _plain_table(first: str, *others: str) -> Table:
 
 def _coloured(word: str) -> Text:
     return Text(word, style=f"bold {_COLOURS[word]}")
-
-
-def _milliseconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.1f}"

@@ -171,7 +171,7 @@ def _runs(summary: Summary) -> Table:
     """A row for every run. Only runs that count have figures."""
 
     def of_run(value: Callable[[RunSummary], Cell]) -> Callable[[RunRow], Cell]:
-        return lambda row: value(row.summary) if row.counted and row.summary else None
+        return lambda row: value(row.result) if row.counted else None
 
     def of_load(value: Callable[[Load], Cell]) -> Callable[[RunRow], Cell]:
         return of_run(lambda run: value(run.load.judged))
@@ -214,7 +214,7 @@ def _results(bundle: Bundle, summary: Summary) -> Iterator[tuple[Cell, ...]]:
     """The rows of the runs that count. If a trial has a baseline run, that run is the `base`."""
     folders: dict[int, RunFolder] = {run.entry.index: run for run in bundle.runs}
     counted = [row for row in summary.runs if row.counted]
-    bases = {row.trial: row.summary for row in counted if row.arm == "baseline"}
+    bases = {row.trial: row.result for row in counted if row.arm == "baseline"}
     for row in counted:
         for found in read_table(folders[row.index], "results"):
             if (base := bases.get(row.trial)) is not None:

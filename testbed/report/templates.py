@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from testbed.report.figures import ratio_in_words
-from testbed.report.pairing import estimate_in_words
+from testbed.report.pairing import estimate_in_words, ms_in_words
 
 __all__ = ["render"]
 
@@ -13,14 +15,6 @@ __all__ = ["render"]
 def render(template: str, **values: object) -> str:
     """What `values` give in a template. Pages are escaped; Markdown is not."""
     return _environment.get_template(template).render(values)
-
-
-def _fine_ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.3f}"
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.1f}"
 
 
 def _word(held: bool | None) -> str:
@@ -39,8 +33,8 @@ _environment = Environment(
     lstrip_blocks=True,
 )
 _environment.globals.update(
-    ms=_ms,
-    fine_ms=_fine_ms,
+    ms=ms_in_words,
+    fine_ms=partial(ms_in_words, digits=3),
     word=_word,
     cell=_cell,
     estimate=estimate_in_words,
