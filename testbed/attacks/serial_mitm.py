@@ -24,6 +24,7 @@ from testbed.checks.properties import repeated_readings
 from testbed.checks.records import board_readings
 from testbed.checks.tap import Tap
 from testbed.checks.trials import Tried, refused_on_lines
+from testbed.grouped import grouped
 
 __all__ = ["SerialMitm"]
 
@@ -74,7 +75,7 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
     taps = {board: Tap(evidence.serial(board)) for board in boards}
     for line in tried.lines:
         seen = []
-        for board, sent in _by_board(line.trials).items():
+        for board, sent in grouped(line.trials, lambda trial: trial.split("/")[1]).items():
             event, tap = tried.events.get(line.event), taps[board]
             match event and event.params["how"]:
                 case "drop":
@@ -92,13 +93,6 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
         successes = len(wrong & _values(evidence, boards))
     tried.refused.update(refused_on_lines(evidence, boards, tried.since_ns))
     return tried.judgement(successes)
-
-
-def _by_board(trials: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for trial in trials:
-        found.setdefault(trial.split("/")[1], []).append(trial)
-    return found
 
 
 def _values(evidence: Evidence, boards: set[str]) -> set[str]:

@@ -21,6 +21,7 @@ import msgspec
 from testbed.bundle import LIVE
 from testbed.campaign.schedule import Schedule, ScheduledEvent
 from testbed.campaign.watch import NodeView, Watch
+from testbed.grouped import grouped
 
 __all__ = [
     "DOWN",
@@ -173,14 +174,11 @@ class Look:
         return f"{first.fault} in {_seconds(first.at_ms - at_ms)}"
 
     def _attacks(self, at_ms: float, attacked: Counter[str]) -> Sequence[str]:
-        attacks: dict[str, list[ScheduledEvent]] = {}
-        for event in self._events:
-            if event.category == "attack":
-                attacks.setdefault(event.fault, []).append(event)
+        attacks = (event for event in self._events if event.category == "attack")
         return [
             f"{name}: {sum(event.at_ms <= at_ms for event in events)} of {len(events)} begun, "
             f"{attacked[name]} trials"
-            for name, events in attacks.items()
+            for name, events in grouped(attacks, lambda event: event.fault).items()
         ]
 
 

@@ -7,7 +7,7 @@ its signature or its hash chain binds the replica to it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -135,7 +135,8 @@ def no_unauthorised_commit(genesis: Genesis, chain: Chain) -> Property:
 
 def durability(evidence: Evidence, chains: Sequence[Chain], kept: str = "on the chain") -> Property:
     """Every request for which a device holds a receipt is on every chain that is high enough."""
-    receipts = {event.id: event.node for event in _receipts(evidence)}
+    receipts = {event.id: event.node for event in evidence.events(Admitted)}
+    receipts |= {event.id: event.node for event in evidence.events(DataAdded)}
     stored = [
         {entry.statement.request.hex(): entry.height for entry in chain.entries} for chain in chains
     ]
@@ -154,11 +155,6 @@ def durability(evidence: Evidence, chains: Sequence[Chain], kept: str = "on the 
         held=not missing,
         detail=_examples(missing) or f"{len(receipts)} receipts, all {kept}",
     )
-
-
-def _receipts(evidence: Evidence) -> Iterator[Admitted | DataAdded]:
-    yield from evidence.events(Admitted)
-    yield from evidence.events(DataAdded)
 
 
 def _where(entry: Entry) -> str:

@@ -32,7 +32,7 @@ def claims(
     verdicts: dict[str, ClaimVerdict] = {each.id.partition(".")[0]: "skipped" for each in skipped}
     verdicts |= {each.id: _of_fault(each) for each in faults}
     verdicts |= {each.name: _of_property(each) for each in properties}
-    verdicts |= {each.id: "held" if each.verdict == "held" else _worse(each) for each in attacks}
+    verdicts |= {each.id: _of_attack(each) for each in attacks}
     names = {each.name for each in properties}
     kinds = {each.id: each.kind for each in attacks} | {each.id: each.kind for each in faults}
     for claim in wanted:
@@ -63,8 +63,8 @@ def _verdict(
     return "invalid" if "invalid" in found.values() else "held"
 
 
-def _worse(attack: AttackResult) -> ClaimVerdict:
-    return "broken" if attack.verdict == "broken" else "invalid"
+def _of_attack(attack: AttackResult) -> ClaimVerdict:
+    return attack.verdict if attack.verdict in ("held", "broken") else "invalid"
 
 
 def _of_fault(fault: FaultOverRuns) -> ClaimVerdict:

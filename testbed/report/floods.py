@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 import msgspec
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -118,7 +119,7 @@ def draw_floods(results: Mapping[str, Sequence[Flood]], mark: str | None) -> Fig
                 "linestyle": LINES[number],
             }
             goodput.plot(rates, [each.honest_per_s for each in points], **style)
-            p99.plot(rates, [_or_gap(each.honest_p99_ms) for each in points], **style)
+            p99.plot(rates, np.array([each.honest_p99_ms for each in points], float), **style)
             costs = [each.sent_bytes_per_s / 1000 for each in points]
             cost.plot(rates, costs, label=f"{prefix}{how}", **style)
     for axes, what in ((goodput, "honest answers/s"), (p99, "honest p99 (ms)")):
@@ -140,10 +141,6 @@ def draw_floods(results: Mapping[str, Sequence[Flood]], mark: str | None) -> Fig
     box.x0 = max(box.x0, (0.15 + NAME_IN * max(map(len, names))) / WIDTH_IN)
     below.set_position(box)
     return made
-
-
-def _or_gap(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _bars(axes: Axes, results: Mapping[str, Sequence[Flood]]) -> list[str]:
