@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain as joined
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -82,7 +83,7 @@ class LedgerReport(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.files) and not self.findings
 
 
-class _Row(msgspec.Struct, frozen=True):
+class _Row(NamedTuple):
     height: object
     head: object
     records: object
@@ -313,13 +314,7 @@ def _decoded(row: _Row, height: int) -> tuple[Block, bytes]:
     """The block and the signature of a row, which must have this `height`. Raises _Wrong."""
     if row.height != height:
         raise _Wrong("height", f"the block is missing; {row.height} follows instead")
-    for name in ("head", "records", "signature"):
-        if not isinstance(getattr(row, name), bytes):
-            raise _Wrong(name, "is not bytes")
-    head, records, signature = row.head, row.records, row.signature
-    assert isinstance(head, bytes)
-    assert isinstance(records, bytes)
-    assert isinstance(signature, bytes)
+    head, records, signature = (_bytes(row, name) for name in ("head", "records", "signature"))
     try:
         Head.decode(head)
     except PeerFault as fault:
@@ -333,11 +328,19 @@ def _decoded(row: _Row, height: int) -> tuple[Block, bytes]:
     return block, signature
 
 
+def _bytes(row: _Row, name: str) -> bytes:
+    value = getattr(row, name)
+    if not isinstance(value, bytes):
+        raise _Wrong(name, "is not bytes")
+    return value
+
+
 def _sum_of(row: _Row) -> int | None:
-    parts = (row.head, row.records, row.signature)
-    if not isinstance(row.height, int) or not all(isinstance(each, bytes) for each in parts):
-        return None
-    return block_sum(row.height, *parts)  # type: ignore[arg-type]
+    match row:
+        case _Row(int() as height, bytes() as head, bytes() as records, bytes() as signature):
+            return block_sum(height, head, records, signature)
+        case _:
+            return None
 
 
 def _parent_in(row: _Row | None) -> bytes | None:

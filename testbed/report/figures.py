@@ -39,22 +39,17 @@ __all__ = [
 
 
 class Quantity(NamedTuple):
-    """`of` gives the value for a run, or None if the run has none."""
+    """`of` gives the value for a run, or None if the run has none. `of_load`: the same for some of
+    its phases, if they can be told apart."""
 
     name: str
     unit: str
     of: Callable[[RunSummary], Known | None]
-    of_baseline_phase: Callable[[RunSummary], Known | None] = lambda _: None
+    of_load: Callable[[Load], Known | None] | None = None
 
 
 def _quantity(name: str, unit: str, of_load: Callable[[Load], Known | None]) -> Quantity:
-    def of_run(run: RunSummary) -> Known | None:
-        return of_load(run.load.judged)
-
-    def of_baseline_phase(run: RunSummary) -> Known | None:
-        return of_load(run.load.baseline) if run.load.struck and run.load.baseline else None
-
-    return Quantity(name, unit, of_run, of_baseline_phase)
+    return Quantity(name, unit, lambda run: of_load(run.load.judged), of_load)
 
 
 def _quantile(load: Load, name: str) -> Known | None:
@@ -146,11 +141,13 @@ def _figure(quantity: Quantity, counted: Sequence[RunRow]) -> Figure:
     arms: dict[str, dict[int, Known]] = {"baseline": {}, "faults": {}}
     within: list[tuple[Known, Known]] = []
     for row in counted:
-        value = quantity.of(row.result)
-        if value is not None:
-            arms[row.arm][row.trial] = value
-            base = quantity.of_baseline_phase(row.result)
-            if base is not None and row.arm == "faults":
+        value, load = quantity.of(row.result), row.result.load
+        if value is None:
+            continue
+        arms[row.arm][row.trial] = value
+        if quantity.of_load and load.struck and load.baseline and row.arm == "faults":
+            base = quantity.of_load(load.baseline)
+            if base is not None:
                 within.append((base, value))
     pairs = [
         (base, arms["faults"][t]) for t, base in arms["baseline"].items() if t in arms["faults"]

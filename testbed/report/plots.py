@@ -15,7 +15,6 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
 from testbed.bundle import Bundle
-from testbed.campaign.schedule import Schedule
 from testbed.report.pairing import value_in_words
 from testbed.report.panels import VALUE_SIZE
 from testbed.report.style import (
@@ -56,10 +55,9 @@ def draw(bundle: Bundle, summary: Summary, *, pdf: bool = False) -> tuple[Plot, 
     counted = [row for row in summary.runs if row.counted]
     if len(counted) < 2:
         return ()
-    schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
     made: list[tuple[str, str, Drawing]] = []
     with styled():
-        runs = _runs(counted, schedule.workload.timeout_ms, mark)
+        runs = _runs(counted, mark)
         made.append(("runs", "Each run, by trial; a line joins the two runs of a trial", runs))
         ratios = [each for each in summary.figures if each.ratio and each.ratio.value is not None]
         if ratios:
@@ -72,25 +70,21 @@ def draw(bundle: Bundle, summary: Summary, *, pdf: bool = False) -> tuple[Plot, 
         return tuple((name, title, save(bundle, name, each, pdf=pdf)) for name, title, each in made)
 
 
-def _runs(counted: Sequence[RunRow], timeout_ms: int, mark: str | None) -> Drawing:
+def _runs(counted: Sequence[RunRow], mark: str | None) -> Drawing:
     made = figure(2.6, mark)
     made.subplots_adjust(wspace=0.42)
     for number, (name, label) in enumerate(_PANELS, 1):
         axes: Axes = made.add_subplot(1, len(_PANELS), number)
         _pairs(axes, counted, name)
         for arm, (colour, marker, shift) in _ARMS.items():
-            rows = [row for row in counted if row.arm == arm]
-            points = [
-                (row.trial + shift, getattr(row.result.load.judged, name))
-                for row in rows
-                if row.result.load.judged.sent
-            ]
-            seen = [(trial, value) for trial, value in points if value is not None]
-            beyond = [trial for trial, value in points if value is None]
-            if rows:
+            loads = [(r.trial + shift, r.result.load.judged) for r in counted if r.arm == arm]
+            points = [(at, getattr(load, name), load.timeout_ms) for at, load in loads if load.sent]
+            if loads:
+                seen = [(at, value) for at, value, _ in points if value is not None]
                 which = "with faults" if arm == "faults" else arm
                 _marks(axes, seen, marker, colour, markersize=4, label=which)
-            _marks(axes, [(trial, timeout_ms) for trial in beyond], "^", colour)
+            beyond = [(at, timeout_ms) for at, value, timeout_ms in points if value is None]
+            _marks(axes, beyond, "^", colour)
         if name != "goodput_per_s":
             axes.set_yscale("log")
             log_axis(axes.yaxis)
