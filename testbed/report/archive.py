@@ -8,17 +8,17 @@ later `testbed report` keeps them, so that a changed file is found. `verify` che
 
 from __future__ import annotations
 
-from hashlib import file_digest
 from pathlib import Path
 
 from testbed.bundle import LIVE, Bundle, Folder
 from testbed.bundle_lock import LOCK
 from testbed.errors import ConfigurationError
+from testbed.hosts.files import digest
 from testbed.report.results import replay_command
 from testbed.report.summary import Summary
 from testbed.report.templates import render
 
-__all__ = ["SUMS", "describe", "digest", "files", "is_derived", "read_sums", "seal"]
+__all__ = ["SUMS", "describe", "files", "is_derived", "read_sums", "seal"]
 
 SUMS = "SHA256SUMS"
 _DERIVED_FILES = ("summary.json", "report.html", "junit.xml", "README.md", "ro-crate-metadata.json")
@@ -65,12 +65,6 @@ def is_derived(name: str) -> bool:
     return len(parts) > 0 and (
         name in _DERIVED_FILES or parts[0] in (*_DERIVED_FOLDERS, *_DERIVED_FILES)
     )
-
-
-def digest(path: Path) -> str:
-    """SHA-256, in hex."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def read_sums(bundle: Folder) -> dict[str, str]:

@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from testbed.bundle import Bundle, RunFolder
 from testbed.checks.evidence import Evidence
 from testbed.errors import ConfigurationError
+from testbed.hosts.files import digest
 from testbed.manifest import Manifest, RunEntry, code_sha256
-from testbed.report.archive import SUMS, digest, files, is_derived, read_sums
+from testbed.report.archive import SUMS, files, is_derived, read_sums
 from testbed.report.derive import rebuild
 
 __all__ = ["verify_bundle"]

@@ -15,8 +15,9 @@ import pytest
 
 from testbed import cli
 from testbed.bundle import Bundle, find_bundle
+from testbed.hosts.files import digest
 from testbed.manifest import Attempt, RunState, code_sha256
-from testbed.report.archive import SUMS, digest, files, is_derived, read_sums
+from testbed.report.archive import SUMS, files, is_derived, read_sums
 from testbed.report.derive import derive, derive_run, rebuild
 from testbed.report.verify import verify_bundle
 from tests.testbed.bundles import Story
