@@ -200,12 +200,12 @@ def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -
     """Empirical distributions. Operations without an answer keep their curve below 1."""
     made = figure(2.6, mark)
     axes: Axes = made.add_subplot()
-    series = [
-        (kind, [each.latency_ms for each in found if each.kind == kind])
-        for kind in ("admission", "data")
-    ]
-    series.insert(1, ("consensus", list(consensus_ms(evidence).values())))
-    for number, (kind, values) in enumerate(series):
+    series: dict[str, list[float | None]] = {
+        "admission": [each.latency_ms for each in found if each.kind == "admission"],
+        "consensus": [*consensus_ms(evidence).values()],
+        "data": [each.latency_ms for each in found if each.kind == "data"],
+    }
+    for number, (kind, values) in enumerate(series.items()):
         answered = np.sort([value for value in values if value is not None])
         if len(answered):
             missing = len(values) - len(answered)
@@ -231,22 +231,21 @@ def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -
 def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) -> Figure:
     """Boxes: quartiles, whiskers to 1.5 times their distance, and every point beyond. Operations
     without an answer are in no box; their number is written beside it."""
-    names = [phase.name for phase in evidence.schedule.phases]
-    made = figure(0.8 + 0.32 * len(names), mark, left_in=1.6)
+    phases = evidence.schedule.phases
+    made = figure(0.8 + 0.32 * len(phases), mark, left_in=1.6)
     axes: Axes = made.add_subplot()
-    sent = [
-        [each.latency_ms for each in found if each.kind == "data" and each.phase == name]
-        for name in names
-    ]
-    values = [[each for each in took_ms if each is not None] for took_ms in sent]
-    missing = [len(all_) - len(answered) for all_, answered in zip(sent, values, strict=True)]
+    values, labels = [], []
+    for phase in phases:
+        sent = [each for each in found if each.kind == "data" and each.phase == phase.name]
+        answered = [each.latency_ms for each in sent if each.latency_ms is not None]
+        lost = len(sent) - len(answered)
+        values.append(answered)
+        note = f", {lost} unanswered" if lost else ""
+        labels.append(f"{phase.name}\n(n = {len(answered)}{note})")
     axes.boxplot(
         values,
         orientation="horizontal",
-        tick_labels=[
-            f"{name}\n(n = {len(each)}{f', {lost} unanswered' if lost else ''})"
-            for name, each, lost in zip(names, values, missing, strict=True)
-        ],
+        tick_labels=labels,
         widths=0.5,
         medianprops={"color": ORANGE, "linewidth": 1.4},
         boxprops={"color": BLUE},
