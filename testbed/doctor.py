@@ -10,7 +10,7 @@ already. `testbed.care.host_watch` watches hosts during a run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from inventory.model import Lab
@@ -33,16 +33,7 @@ from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
 from testbed.wheelhouse import MICROPYTHON_MACHINES, NO_MICROPYTHON_FIX, Wheelhouse
 
-__all__ = [
-    "TEMPERATURE_MAX_C",
-    "Condition",
-    "Examined",
-    "Finding",
-    "Grade",
-    "compare",
-    "examine",
-    "judge",
-]
+__all__ = ["Condition", "Examined", "Finding", "Grade", "compare", "examine", "judge"]
 
 TEMPERATURE_MAX_C = 75.0
 """A Raspberry Pi slows itself down from 80 on."""
@@ -106,7 +97,7 @@ class Finding:
     check: str
     grade: Grade
     says: str
-    fix: str = field(default="")
+    fix: str = ""
     board: str = ""
     on_host: bool = False
     for_run: bool = False

@@ -21,16 +21,7 @@ if TYPE_CHECKING:  # slow to import, and most commands show no table
     from rich.live import Live
     from rich.table import Table
 
-__all__ = [
-    "HOSTS_AT_ONCE_MAX",
-    "Outcome",
-    "Progress",
-    "Step",
-    "at_once",
-    "exit_code",
-    "for_each",
-    "problems",
-]
+__all__ = ["Outcome", "Progress", "Step", "at_once", "exit_code", "for_each", "problems"]
 
 HOSTS_AT_ONCE_MAX = 32
 _REFRESH_PER_S = 8

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-__all__ = ["as_typed", "program", "shell_line", "using"]
+__all__ = ["as_typed", "shell_line", "using"]
 
 _NEEDS_ROOT = ("emulate",)
 _inventory: str | None = None

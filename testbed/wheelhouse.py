@@ -39,7 +39,6 @@ from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.files import digest
 
 __all__ = [
-    "ARCHIVES_MAX",
     "MICROPYTHON_MACHINES",
     "NO_MICROPYTHON_FIX",
     "Archive",

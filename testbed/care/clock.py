@@ -17,14 +17,7 @@ from inventory.model import Lab
 from testbed.errors import LabFault
 from testbed.hosts.port import Dialogue
 
-__all__ = [
-    "SAMPLES",
-    "SYNC_COMMAND",
-    "ClockReading",
-    "clocks_apart",
-    "read_clock",
-    "require_near",
-]
+__all__ = ["SYNC_COMMAND", "ClockReading", "clocks_apart", "read_clock", "require_near"]
 
 SAMPLES = 16
 SYNC_COMMAND = "sudo timedatectl set-ntp true"

@@ -20,7 +20,6 @@ from testbed.hosts.port import Dialogue, Host
 
 __all__ = [
     "RUN_DISK_FREE_MIN_MB",
-    "THROTTLED_BITS",
     "THROTTLED_SINCE_START",
     "Conditions",
     "Limits",

@@ -30,18 +30,7 @@ from testbed.fleet import at_once
 from testbed.hosts.port import Host, HostFault, NodeCommand, Unit
 from testbed.programs import shell
 
-__all__ = [
-    "BOOT_UNIT",
-    "UNDO_S_MAX",
-    "Armed",
-    "arm",
-    "armed",
-    "at_boot",
-    "disarm",
-    "fire",
-    "survives_restarts",
-    "wake",
-]
+__all__ = ["UNDO_S_MAX", "Armed", "arm", "armed", "disarm", "fire", "survives_restarts", "wake"]
 
 UNDO_S_MAX = 60.0
 """How long an undo may take, on a host that is not slow."""
@@ -132,11 +121,6 @@ def armed(host: Host) -> Sequence[Armed]:
 
 def _parse(host: Host, action: str, said: str) -> Sequence[Armed]:
     try:
-        return [Armed(*_words(line)) for line in said.splitlines()]
+        return [Armed(name, int(left_s)) for name, left_s in map(str.split, said.splitlines())]
     except ValueError as error:
         raise LabFault(f"{host.name}: {action}: strange answer {json.dumps(said[:500])}") from error
-
-
-def _words(line: str) -> tuple[str, int]:
-    name, left_s = line.split()
-    return name, int(left_s)

@@ -22,7 +22,7 @@ from testbed.errors import LabFault
 from testbed.fleet import at_once
 from testbed.hosts.port import Dialogue, Host
 
-__all__ = ["EVERY_S", "HostWatch"]
+__all__ = ["HostWatch"]
 
 EVERY_S = 5.0
 """Between two readings of a host during a run."""

@@ -31,7 +31,6 @@ from testbed.hosts.port import Host, HostFault
 from testbed.programs import shell
 
 __all__ = [
-    "RUN_LEASE_S",
     "Holder",
     "Lease",
     "break_lease",

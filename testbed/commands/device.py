@@ -219,13 +219,11 @@ def admit(
     made = None if factory is None else _factory_identity(factory)
 
     async def expect(operator: Operator) -> RunningLab:
-        token = None
         if made is None:
             token = await operator.new_voucher(name, privilege, int(good_for / 1000))
+            write_atomically(directory / VOUCHER, token.pem, mode=0o600)
         else:
             await operator.expect_factory(name, made.chain[0])
-        if token is not None:
-            write_atomically(directory / VOUCHER, token.pem, mode=0o600)
         return operator.running
 
     async def look(operator: Operator) -> dict[str, Any]:

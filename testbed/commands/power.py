@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, suppress
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,19 +15,14 @@ from testbed.commands.options import CheckOption, InventoryOption
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Unreachable
 
-__all__ = ["OFF_S", "power"]
+__all__ = ["power"]
 
 OFF_S = 2.0
 """How long `cycle` leaves a host without power. Capacitors supply a board for a moment, so it must
 be long enough."""
 
 
-class To(StrEnum):
-    """The actions of a power switch."""
-
-    OFF = "off"
-    ON = "on"
-    CYCLE = "cycle"
+To = Literal["off", "on", "cycle"]
 
 
 def power(
@@ -48,21 +42,21 @@ def power(
             if check:
                 with suppress(Unreachable):
                     require_free(host)
-                typer.echo(f"{name}: power would go {to.value}")
+                typer.echo(f"{name}: power would go {to}")
                 continue
             with ExitStack() as stack:
                 with suppress(Unreachable):
                     stack.enter_context(claim_for(host, POWER_S_MAX))
                 _switch(switch, to)
-            typer.echo(f"{name}: power {to.value}")
+            typer.echo(f"{name}: power {to}")
 
 
 def _switch(switch: Power, to: To) -> None:
     try:
-        if to is not To.ON:
+        if to != "on":
             switch.off()
-        if to is To.CYCLE:
+        if to == "cycle":
             time.sleep(OFF_S)
     finally:  # an interrupted cycle must leave no host without power
-        if to is not To.OFF:
+        if to != "off":
             switch.on()

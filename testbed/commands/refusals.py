@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import closing
-from enum import StrEnum
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -30,18 +29,14 @@ __all__ = ["refusals"]
 HEADER = ("tried", "refused by", "reason")
 
 
-class BrokerChoice(StrEnum):
-    EMBEDDED = "embedded"
-    MOSQUITTO = "mosquitto"
+Broker = Literal["embedded", "mosquitto"]
 
 
 def refusals(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table of gateway/README.md.")
     ] = False,
-    broker: Annotated[
-        BrokerChoice, typer.Option(help="Which broker the lab has.")
-    ] = BrokerChoice.EMBEDDED,
+    broker: Annotated[Broker, typer.Option(help="Which broker the lab has.")] = "embedded",
     as_json: JsonOption = False,
 ) -> None:
     """Start the loopback lab, try every known attack, and print which layer refused each.
@@ -61,7 +56,7 @@ def refusals(
         raise typer.Exit(1)
 
 
-def _attack(broker: BrokerChoice) -> Sequence[Refusal]:
+def _attack(broker: Broker) -> Sequence[Refusal]:
     """On a part of the loopback lab, with a manufacturer whose devices it admits."""
     manufacturer = Manufacturer()
     with TemporaryDirectory(prefix="refusals-") as scratch:
@@ -79,7 +74,7 @@ def _attack(broker: BrokerChoice) -> Sequence[Refusal]:
                 "hosts": hosts,
                 "boards": {board: lab.boards[board]},
                 "chain": lab.chain.model_copy(update={"factory_roots": (str(root),)}),
-                "broker": BrokerOptions(kind=broker.value),
+                "broker": BrokerOptions(kind=broker),
             }
         )
         with (

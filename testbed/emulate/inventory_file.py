@@ -31,7 +31,6 @@ def inventory_text(plan: LabPlan) -> str:
 
 
 def _document(plan: LabPlan) -> dict[str, Any]:
-    shaping = "netem" if plan.shaping == "netem" else "switch"
     hosts: dict[str, Any] = {}
     for machine in plan.machines:
         hosts[machine.name] = {
@@ -39,7 +38,7 @@ def _document(plan: LabPlan) -> dict[str, Any]:
             "data_addr": machine.data_addr,
             "hw_serial": DoubleQuotedScalarString(machine.hw_serial),
             "roles": list(machine.roles),
-            "caps": [shaping, "nft", "power"],
+            "caps": [plan.shaping, "nft", "power"],
             "power": {"driver": "emulated"},
         }
         if "mobile" in machine.roles:

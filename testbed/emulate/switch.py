@@ -19,7 +19,7 @@ from collections import Counter
 
 from gateway.shaping import NO_SHAPE, Shape, Shaper
 
-__all__ = ["QUEUED_FRAMES_MAX", "Switch"]
+__all__ = ["Switch"]
 
 QUEUED_FRAMES_MAX = 20_000
 """Frames that may wait for their time, over all links. More are dropped and counted."""

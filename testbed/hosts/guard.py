@@ -19,7 +19,7 @@ from typing import IO
 
 from testbed.programs import shell
 
-__all__ = ["Guarded", "child_environment", "is_alive"]
+__all__ = ["Guarded", "is_alive"]
 
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR")
 

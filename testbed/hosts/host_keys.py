@@ -21,15 +21,7 @@ from paramiko.pkey import UnknownKeyType
 from nodes.disk import write_atomically
 from testbed.hosts.openssh import LoginUnusable, openssh
 
-__all__ = [
-    "KnownKeys",
-    "RejectUnknown",
-    "UnknownHostKey",
-    "fingerprint",
-    "host_entry",
-    "known_keys",
-    "trust",
-]
+__all__ = ["RejectUnknown", "UnknownHostKey", "fingerprint", "host_entry", "known_keys", "trust"]
 
 _REVOKED = "@revoked"
 

@@ -13,9 +13,8 @@ from testbed.errors import ConfigurationError
 
 if TYPE_CHECKING:  # Paramiko takes half a second to import, and loopback does not need it.
     from testbed.hosts.ssh import SshHost
-    from testbed.hosts.ssh_link import SshSettings
 
-__all__ = ["REMOTE_ROOT", "limited", "settings_of", "ssh_hosts"]
+__all__ = ["limited", "ssh_hosts"]
 
 REMOTE_ROOT = "testbed"
 """Below the login's home: the only directory that is ours on a host."""
@@ -50,21 +49,6 @@ def limited(lab: Lab, limit: str | None, *, given_by: str = "--limit") -> list[s
     return names
 
 
-def settings_of(lab: Lab, name: str) -> SshSettings:
-    """The inventory's settings for the login."""
-    from testbed.hosts.ssh_link import SshSettings  # noqa: PLC0415 - see above
-
-    ssh = lab.ssh(name)
-    return SshSettings(
-        user=ssh.user,
-        port=ssh.port,
-        key=Path(ssh.key) if ssh.key else None,
-        known_hosts=Path(ssh.known_hosts) if ssh.known_hosts else None,
-        connect_timeout_s=ssh.connect_timeout_ms / 1000,
-        slowness=lab.hosts[name].slowness,
-    )
-
-
 @contextmanager
 def ssh_hosts(lab: Lab, names: Iterable[str]) -> Iterator[dict[str, SshHost]]:
     """Opens these hosts and the jump hosts on the way to them. Gives the hosts by name. All are
@@ -73,18 +57,22 @@ def ssh_hosts(lab: Lab, names: Iterable[str]) -> Iterator[dict[str, SshHost]]:
 
     def make(name: str) -> SshHost:
         from testbed.hosts.ssh import SshHost  # noqa: PLC0415 - see above
+        from testbed.hosts.ssh_link import SshSettings  # noqa: PLC0415
 
         if name not in made:
-            jump = lab.ssh(name).jump
-            made[name] = stack.enter_context(
-                SshHost(
-                    name,
-                    lab.login_address(name),
-                    settings_of(lab, name),
-                    root=REMOTE_ROOT,
-                    jump=make(jump) if jump else None,
-                )
+            login = lab.ssh(name)
+            settings = SshSettings(
+                user=login.user,
+                port=login.port,
+                key=Path(login.key) if login.key else None,
+                known_hosts=Path(login.known_hosts) if login.known_hosts else None,
+                connect_timeout_s=login.connect_timeout_ms / 1000,
+                slowness=lab.hosts[name].slowness,
             )
+            jump = make(login.jump) if login.jump else None
+            address = lab.login_address(name)
+            host = SshHost(name, address, settings, root=REMOTE_ROOT, jump=jump)
+            made[name] = stack.enter_context(host)
         return made[name]
 
     with ExitStack() as stack:

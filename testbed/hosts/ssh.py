@@ -51,7 +51,7 @@ from testbed.hosts.ssh_link import OfferedKey, SshLink, SshSettings
 from testbed.hosts.systemd import SystemdUnits
 from testbed.programs import shell
 
-__all__ = ["SshFacts", "SshHost"]
+__all__ = ["SshHost"]
 
 _REMOTE_GRACE_S = 2.0
 """The machine itself ends a command so long after our deadline, even if we are gone by then."""

@@ -9,7 +9,7 @@ from inventory.model import Lab
 from testbed.provision.configs import metrics_address
 from testbed.provision.layout import layout
 
-__all__ = ["Target", "metrics_targets"]
+__all__ = ["metrics_targets"]
 
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - only compared with
 

@@ -33,7 +33,6 @@ from testbed.provision.workspace import workspaces
 __all__ = [
     "RUNNING_FILE",
     "RunningLab",
-    "RunningNode",
     "describe",
     "find_running",
     "inventory_path",
