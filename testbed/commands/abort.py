@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from testbed.bundle import find_bundle
 from testbed.campaign.abort import abort_fault, active_faults, run_under_way
-from testbed.commands.options import CheckOption, JsonOption, columns, print_json
+from testbed.commands.options import CheckOption, JsonOption, columns, print_found
 
 __all__ = ["abort"]
 
@@ -33,16 +32,14 @@ def abort(
     """
     run = run_under_way(find_bundle(bundle))
     found = active_faults(run) if fault is None else abort_fault(run, fault, check=check)
-    if as_json:
-        aborted = fault is not None and not check
-        print_json({"run": run.name, "aborted": aborted, "faults": list(map(asdict, found))})
-        return
     now_ns = time.time_ns()
     rows = [("EVENT", "KIND", "TARGETS", "ACTIVE", "OF")]
     for one in found:
         targets = ", ".join(name for names in one.targets.values() for name in names)
         active = f"{(now_ns - one.since_ns) / 1e9:.0f} s"
         rows.append((one.event, one.kind, targets, active, f"{one.for_ms / 1000:g} s"))
-    typer.echo(columns(rows) if found else f"{run.name}: no fault is active")
+    text = columns(rows) if found else f"{run.name}: no fault is active"
     if fault is not None:
-        typer.echo("would be aborted" if check else "aborted")
+        text += "\nwould be aborted" if check else "\naborted"
+    aborted = fault is not None and not check
+    print_found({"run": run.name, "aborted": aborted, "faults": found}, text, as_json=as_json)

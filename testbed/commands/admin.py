@@ -18,7 +18,7 @@ from chain.fields import DeviceKind
 from chain.keys import CERTIFICATE_FAULTS, digest, node_id, spki_of
 from chain.ledger.factory import is_root
 from testbed.commands.operated import operate, outcome, print_done
-from testbed.commands.options import JsonOption, RunningOption, columns, print_json
+from testbed.commands.options import JsonOption, RunningOption, columns, print_found
 from testbed.errors import ConfigurationError
 from testbed.standing.operator import Operator
 
@@ -50,10 +50,8 @@ def list_all(inventory: RunningOption = None, as_json: JsonOption = False) -> No
         return admins + roots
 
     found = operate(inventory, work)
-    if as_json:
-        print_json(found)
-    else:
-        typer.echo(columns([("what", "id"), *((each["what"], each["id"]) for each in found)]))
+    rows = [("what", "id"), *((each["what"], each["id"]) for each in found)]
+    print_found(found, columns(rows), as_json=as_json)
 
 
 @app.command()

@@ -17,7 +17,14 @@ from testbed.campaign.expand import expand
 from testbed.campaign.file import campaign_paths, campaign_schema, find_campaign, load_campaign
 from testbed.campaign.kinds import Kind, kinds
 from testbed.campaign.warnings import warnings
-from testbed.commands.options import InventoryOption, JsonOption, columns, markdown, print_json
+from testbed.commands.options import (
+    InventoryOption,
+    JsonOption,
+    columns,
+    markdown,
+    print_found,
+    print_json,
+)
 from testbed.emulate.inventory_file import inventory_text
 from testbed.emulate.plan import Options, make_plan
 from testbed.errors import ConfigurationError
@@ -35,17 +42,13 @@ def list_campaigns(as_json: JsonOption = False) -> None:
     """List the campaigns that ship with the testbed, and the faults and attacks that campaigns can
     use."""
     campaigns = {name: load_campaign(path).about or "" for name, path in campaign_paths().items()}
-    if as_json:
-        print_json(
-            {
-                "campaigns": [{"name": name, "about": about} for name, about in campaigns.items()],
-                "kinds": [_described(kind) for kind in kinds().values()],
-            }
-        )
-        return
-    typer.echo(columns([("CAMPAIGN", ""), *campaigns.items()]) + "\n")
+    found = {
+        "campaigns": [{"name": name, "about": about} for name, about in campaigns.items()],
+        "kinds": [_described(kind) for kind in kinds().values()],
+    }
     rows = [(kind.name, kind.category, kind.summary) for kind in kinds().values()]
-    typer.echo(columns([("KIND", "", ""), *rows]))
+    tables = columns([("CAMPAIGN", ""), *campaigns.items()]), columns([("KIND", "", ""), *rows])
+    print_found(found, "\n\n".join(tables), as_json=as_json)
 
 
 @app.command("kinds")
@@ -71,23 +74,20 @@ def list_kinds(
         if kind is None:
             near = get_close_matches(name, kinds(), n=1)
             raise ConfigurationError(f"no kind {name}" + (f"; {near[0]}?" if near else ""))
-        if as_json:
-            print_json(_described(kind))
-        else:
-            typer.echo(f"{kind.name} ({kind.category}, {kind.layer}): {kind.summary}")
-            typer.echo(f"\n{kind.about}\n\nparameters: {' '.join(kind.parameters())}")
-            typer.echo(f"seen when: {kind.seen}")
+        text = (
+            f"{kind.name} ({kind.category}, {kind.layer}): {kind.summary}\n\n{kind.about}\n\n"
+            f"parameters: {' '.join(kind.parameters())}\nseen when: {kind.seen}"
+        )
+        print_found(_described(kind), text, as_json=as_json)
         return
     if stages:
         table = stage_rows(inventory)
         typer.echo(markdown(table) if as_markdown else columns(table))
         return
-    if as_json:
-        print_json({"kinds": [_described(kind) for kind in kinds().values()]})
-        return
     rows = [_KIND_HEADER]
     rows += [(k.name, " ".join(k.parameters()), k.summary, k.seen) for k in kinds().values()]
-    typer.echo(markdown(rows) if as_markdown else columns(rows))
+    found = {"kinds": [_described(kind) for kind in kinds().values()]}
+    print_found(found, markdown(rows) if as_markdown else columns(rows), as_json=as_json)
 
 
 def stage_rows(inventory: Path | None) -> list[tuple[str, ...]]:

@@ -26,6 +26,7 @@ from testbed.commands.options import (
     JsonOption,
     RunningOption,
     columns,
+    print_found,
     print_json,
     say,
     time_option,
@@ -62,9 +63,6 @@ def list_devices(inventory: RunningOption = None, as_json: JsonOption = False) -
     found, lost = operate(inventory, work)
     if lost:
         say(as_typed(lost))
-    if as_json:
-        print_json(found)
-        return
     rows = [("name", "kind", "state", "privilege", "services", "valid until", "node")]
     for each in found:
         services = ",".join(each["services"])
@@ -79,7 +77,7 @@ def list_devices(inventory: RunningOption = None, as_json: JsonOption = False) -
                 each["node"][:16],
             )
         )
-    typer.echo(columns(rows))
+    print_found(found, columns(rows), as_json=as_json)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from testbed.commands.options import (
     CheckOption,
     JsonOption,
     RunningOption,
+    print_found,
     print_json,
     say,
     say_which,
@@ -64,11 +65,12 @@ def down(
 
 
 def _say_what_ends(running: RunningLab, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"would_end": {"pid": running.pid, "home": running.home}})
-        return
-    typer.echo(f"would stop {', '.join(running.nodes)} of {running.inventory}")
-    typer.echo(f"would delete {running.home}: ledgers, logs and keys (--keep DIR keeps some)")
+    found = {"would_end": {"pid": running.pid, "home": running.home}}
+    text = (
+        f"would stop {', '.join(running.nodes)} of {running.inventory}\n"
+        f"would delete {running.home}: ledgers, logs and keys (--keep DIR keeps some)"
+    )
+    print_found(found, text, as_json=as_json)
 
 
 def _end(running: RunningLab) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from testbed.commands.options import JsonOption, columns, print_json, time_option
+from testbed.commands.options import JsonOption, columns, print_found, print_json, time_option
 from testbed.emulate import lab
 from testbed.emulate.inventory_file import FILES
 from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, Login, Options
@@ -108,13 +108,10 @@ def down(inventory: LabOption = _DEFAULT_LAB) -> None:
 def status(inventory: LabOption = _DEFAULT_LAB, as_json: JsonOption = False) -> None:
     """Show which hosts are on, and how often each was started."""
     answer = lab.find(inventory.parent).ask(do="status")
-    if as_json:
-        print_json(answer)
-        return
     rows = [("HOST", "ADDRESS", "POWER", "BOOTS")]
     for name, host in answer["hosts"].items():
         rows.append((name, host["addr"], "on" if host["on"] else "off", str(host["boots"])))
-    typer.echo(columns(rows))
+    print_found(answer, columns(rows), as_json=as_json)
 
 
 @app.command()
@@ -181,16 +178,13 @@ def link(
 def links(inventory: LabOption = _DEFAULT_LAB, as_json: JsonOption = False) -> None:
     """Show how links are shaped now, and how many frames passed, were lost and so on."""
     answer = lab.find(inventory.parent).ask(do="links")["links"]
-    if as_json:
-        print_json(answer)
-        return
     rows = [("FROM", "TO", "DELAY", "LOSS", "KBIT/S", "FRAMES")]
     for row in answer:
         frames = ", ".join(f"{count} {what}" for what, count in row["frames"].items())
         delay = f"{row['delay_ms']:g} ms" + (f" +-{row['jitter_ms']:g}" if row["jitter_ms"] else "")
         rate = f"{row['rate_kbit']:g}" if row["rate_kbit"] else "-"
         rows.append((row["from"], row["to"], delay, f"{row['loss']:.1%}", rate, frames or "-"))
-    typer.echo(columns(rows))
+    print_found(answer, columns(rows), as_json=as_json)
 
 
 def _percent(text: str | None) -> int | None:

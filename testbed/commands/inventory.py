@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,7 @@ from testbed.commands.options import (
     JsonOption,
     SystemOption,
     columns,
+    print_found,
     print_json,
 )
 from testbed.errors import ConfigurationError
@@ -126,9 +126,6 @@ def prometheus(
     if lab.metrics is None:
         raise ConfigurationError(f"{path}: no metrics; fix: add   metrics: {{port: 9100}}")
     found = metrics_targets(find_system(system).lab(lab))
-    if as_json:
-        print_json([{"targets": [each.address], "labels": each.labels} for each in found])
-        return
     rows: list[tuple[object, ...]] = [("PROCESS", "HOST", "ROLE", "METRICS")]
     rows += [
         (
@@ -139,7 +136,8 @@ def prometheus(
         )
         for each in found
     ]
-    typer.echo(columns(rows))
+    listed = [{"targets": [each.address], "labels": each.labels} for each in found]
+    print_found(listed, columns(rows), as_json=as_json)
 
 
 @app.command()
@@ -156,10 +154,7 @@ def discover(inventory: InventoryOption = None, as_json: JsonOption = False) -> 
     with ssh_hosts(lab, limited(lab, None)) as hosts:
         outcomes = for_each(hosts, discover_host)
     found = {outcome.host: outcome.value for outcome in outcomes if outcome.value is not None}
-    if as_json:
-        print_json({name: asdict(one) for name, one in found.items()})
-    else:
-        typer.echo(suggestion(lab, found))
+    print_found(found, suggestion(lab, found), as_json=as_json)
     for problem in problems(outcomes):
         typer.echo(problem, err=True)
     raise typer.Exit(exit_code(outcomes))

@@ -12,10 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import typer
-
 from chain.ledger.statement import Statement
-from testbed.commands.options import print_json
+from testbed.commands.options import print_found
 from testbed.errors import LabFault
 from testbed.standing.operator import Operator, operating
 from testbed.standing.running_lab import RunningLab, find_running
@@ -53,10 +51,7 @@ def lost_ledgers(running: RunningLab) -> str:
 def print_done(found: dict[str, Any], as_json: bool) -> None:
     """Print what was done: the record for machines, `said` for people."""
     said = found.pop("said")
-    if as_json:
-        print_json(found)
-    else:
-        typer.echo(f"{found['name']}: {said}")
+    print_found(found, f"{found['name']}: {said}", as_json=as_json)
 
 
 def outcome(statement: Statement) -> str:

@@ -19,7 +19,7 @@ from testbed.commands.options import (
     SeedOption,
     SystemOption,
     columns,
-    print_json,
+    print_found,
     write_out,
 )
 from testbed.systems.known import find_system
@@ -49,18 +49,13 @@ def plan(
         typer.echo(f"warning: {warning}", err=True)
     if save is not None:
         write_out(save, schedule.canonical_json())
-    if as_json:
-        print_json(
-            {
-                "schedule_hash": schedule.schedule_hash,
-                "schedule": json.loads(schedule.canonical_json()),
-                "excluded": [{"name": x.name, "reason": x.reason} for x in lab.excluded()],
-            }
-        )
-        return
-    for excluded in lab.excluded():
-        typer.echo(f"left out: {excluded.name}: {excluded.reason}")
-    typer.echo(_in_words(schedule))
+    found = {
+        "schedule_hash": schedule.schedule_hash,
+        "schedule": json.loads(schedule.canonical_json()),
+        "excluded": [{"name": x.name, "reason": x.reason} for x in lab.excluded()],
+    }
+    left_out = [f"left out: {x.name}: {x.reason}" for x in lab.excluded()]
+    print_found(found, "\n".join([*left_out, _in_words(schedule)]), as_json=as_json)
 
 
 def _in_words(schedule: Schedule) -> str:

@@ -10,7 +10,6 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
-import msgspec
 import typer
 
 from inventory.entries import BrokerOptions
@@ -18,7 +17,7 @@ from inventory.load import load_lab
 from testbed.attacker.attacker import Attacker
 from testbed.attacker.forgery import Hand
 from testbed.attacker.manufacturer import Manufacturer
-from testbed.commands.options import JsonOption, columns, markdown, print_json, say
+from testbed.commands.options import JsonOption, columns, markdown, print_found, say
 from testbed.refusals.cases import try_all
 from testbed.refusals.trial import Refusal, Trial
 from testbed.standing.bringup import running_lab
@@ -44,11 +43,8 @@ def refusals(
     Exit code 1 if anything was not refused, 3 if the lab failed.
     """
     found = _attack(broker)
-    if as_json:
-        print_json(msgspec.to_builtins(found))
-    else:
-        rows = [HEADER, *((each.tried, each.layer, each.reason) for each in found)]
-        typer.echo(markdown(rows) if as_markdown else columns(rows))
+    rows = [HEADER, *((each.tried, each.layer, each.reason) for each in found)]
+    print_found(found, markdown(rows) if as_markdown else columns(rows), as_json=as_json)
     for each in found:
         if not each.refused:
             typer.echo(f"not refused: {each.tried}", err=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from testbed.commands.options import CheckOption, JsonOption, RunningOption, print_json
+from testbed.commands.options import CheckOption, JsonOption, RunningOption, print_found
 from testbed.standing.control import Restart, ask
 from testbed.standing.running_lab import find_running
 
@@ -26,9 +26,7 @@ def restart(
     It may be running, or its supervisor may have given it up. Its files stay, so nothing is lost.
     Exit code 3 if it does not become ready.
     """
-    processes = ask(Path(find_running(inventory).home), Restart(name, check))
-    if as_json:
-        print_json({"name": name, **msgspec.to_builtins(processes[name])})
-    else:
-        done = "would be started again" if check else "started"
-        typer.echo(f"{name}: {done}, process {processes[name].pid}")
+    process = ask(Path(find_running(inventory).home), Restart(name, check))[name]
+    done = "would be started again" if check else "started"
+    found = {"name": name, **msgspec.structs.asdict(process)}
+    print_found(found, f"{name}: {done}, process {process.pid}", as_json=as_json)

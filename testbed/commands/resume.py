@@ -13,7 +13,7 @@ from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
 from testbed.commands.deployable import look_before
 from testbed.commands.judging import finish, shown_if_the_lab_fails
-from testbed.commands.options import CheckOption, InventoryOption, JsonOption, print_json, say
+from testbed.commands.options import CheckOption, InventoryOption, JsonOption, print_found, say
 from testbed.report.judging import Judging
 
 __all__ = ["resume"]
@@ -76,8 +76,6 @@ def _would(judging: Judging, *, also_invalid: bool) -> list[str]:
 
 def _complete(bundle: Bundle, would: list[str], *, as_json: bool) -> None:
     """Say so, and what is left to do."""
-    if as_json:
-        print_json({"bundle": str(bundle.path), "made": 0, "would": would})
-    else:
-        left = f"would {', '.join(would)}" if would else "nothing to do"
-        typer.echo(f"{bundle.path} is complete: {left}")
+    left = f"would {', '.join(would)}" if would else "nothing to do"
+    found = {"bundle": str(bundle.path), "made": 0, "would": would}
+    print_found(found, f"{bundle.path} is complete: {left}", as_json=as_json)
