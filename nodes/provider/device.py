@@ -46,7 +46,6 @@ from nodes.provider.protocol import (
 
 __all__ = ["main"]
 
-READINGS_WAITING_MAX = 10_000
 ANSWERS_WAITING_MAX = 64  # it waits for one answer; more than these are dropped
 KEY_FILE = "device.key"
 
@@ -65,7 +64,6 @@ class Device:
         self._began_ns = time.time_ns() if self._key else 0
         self._counter = 0
         self._stamps, self._boot = 0, time.time_ns() // 1_000_000
-        self._waiting: asyncio.Queue[int | None] = asyncio.Queue(READINGS_WAITING_MAX)
         self._answers: asyncio.Queue[Reply] = asyncio.Queue(ANSWERS_WAITING_MAX)
         answers = f"m2m/1/{config.net}/rsp/{token.device}/+"
         self._client = MqttClient(config.broker.login(token.device, token.password, (answers,)))
@@ -80,7 +78,6 @@ class Device:
             if self._key is None:
                 self._key = await self._enrol(go)
             self._events.emit("state", state="admitted")
-            tasks.start(self._take(go))
             await self._send_all(self._key, go)
             self._events.emit("done")
             self._events.flush()
@@ -101,21 +98,13 @@ class Device:
         )
         return key
 
-    async def _take(self, go: Go) -> None:
+    async def _send_all(self, key: bytes, go: Go) -> None:
         """A reading is due at each time of the plan, whatever happened to earlier ones. A device
         that was started again leaves out what was due before."""
-        for offset_ms in go.sends_ms:
-            due_ns = go.due_ns(offset_ms)
-            if due_ns >= self._began_ns:
-                await until(due_ns)
-                await self._waiting.put(due_ns)
-        await until(go.due_ns(go.end_ms))
-        await self._waiting.put(None)
-
-    async def _send_all(self, key: bytes, go: Go) -> None:
-        number, sensor = 0, RoomSensor(go.seed, self._config.name)
-        while (due_ns := await self._waiting.get()) is not None:
-            number += 1
+        sensor = RoomSensor(go.seed, self._config.name)
+        due = [due_ns for each in go.sends_ms if (due_ns := go.due_ns(each)) >= self._began_ns]
+        for number, due_ns in enumerate(due, 1):
+            await until(due_ns)
             self._counter = max(self._counter + 1, due_ns)
             reading = {"due_ns": due_ns, "number": number, "values": sensor.read()}
             body = msgspec.json.encode(reading)
@@ -135,6 +124,7 @@ class Device:
                 status=found.status,
                 sha256=sha256(body).hexdigest(),
             )
+        await until(go.due_ns(go.end_ms))
 
     def _late(self, due_ns: int) -> None:
         self._events.emit("late", intended_ns=due_ns)

@@ -51,7 +51,6 @@ CREATE UNIQUE INDEX IF NOT EXISTS fact ON facts (kind, seq, view);
 """
 META_ROWS_MAX = 64
 ROW_BYTES_MIN = 64  # of a block and of a fact: a head, a signed message
-_NEWER_ROWS = "SELECT height, head, records, signature, sum FROM blocks"
 # Pruned blocks have a table of their own, so that whole pages become free and are used again.
 BLOCK_ROWS = (
     "SELECT height, head, records, signature, sum "
@@ -128,8 +127,7 @@ class LedgerFile:
         self._db = connection
         self._rows_max = _bytes(path) // ROW_BYTES_MIN
         try:
-            tables = _expect_our_layout(path, connection)
-            self._block_rows = BLOCK_ROWS if "pruned" in tables else _NEWER_ROWS  # an older file
+            _expect_our_layout(path, connection)
             meta = dict(
                 connection.execute("SELECT name, value FROM meta LIMIT ?", (META_ROWS_MAX,))
             )
@@ -158,7 +156,7 @@ class LedgerFile:
         return self._blocks(0)
 
     def _blocks(self, start: int) -> Iterator[tuple[object, ...]]:
-        return self._bounded(f"{self._block_rows} WHERE height >= ? ORDER BY height", start)
+        return self._bounded(f"{BLOCK_ROWS} WHERE height >= ? ORDER BY height", start)
 
     def _bounded(self, query: str, *values: object) -> Iterator[tuple[object, ...]]:
         """The rows, as many as the file has bytes for: a file whose pages refer to each other in
@@ -209,8 +207,8 @@ def _bytes(path: Path) -> int:
     return sum(part.stat().st_size for part in parts if part.exists())
 
 
-def _expect_our_layout(path: Path, connection: sqlite3.Connection) -> set[str]:
-    """The tables. Raises Damaged unless the file has ours and nothing else.
+def _expect_our_layout(path: Path, connection: sqlite3.Connection) -> None:
+    """Raises Damaged unless the file has ours and nothing else.
 
     A view in place of a table may show each reader something else, or never end; a trigger or a
     computed column may run what its author likes.
@@ -221,7 +219,6 @@ def _expect_our_layout(path: Path, connection: sqlite3.Connection) -> set[str]:
     for kind, name, sql in found:
         if not isinstance(sql, str) or _without_spaces(sql) not in wanted:
             raise Damaged(f"{path}: {kind} {name!r} does not belong in a replica's ledger")
-    return {name for kind, name, _ in found if kind == "table"}
 
 
 def _without_spaces(statement: str) -> str:

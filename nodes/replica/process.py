@@ -114,7 +114,7 @@ class ReplicaProcess:
             on_failure=self._fail,
         )
         height = self._service.ledger.height
-        self._emit("started", replica=self._config.replica, height=height, port=port)
+        self._events.emit("started", replica=self._config.replica, height=height, port=port)
         self._wire.start()
         event_loop.start()
         self._event_loop = event_loop
@@ -152,7 +152,7 @@ class ReplicaProcess:
             self._event_loop.close()
             self._emit_counters()
             self._emit_usage()
-            self._emit("stopped", height=self._service.ledger.height)
+            self._events.emit("stopped", height=self._service.ledger.height)
         if self._store is not None:
             with contextlib.suppress(StoreFull):
                 self._store.close()
@@ -164,7 +164,7 @@ class ReplicaProcess:
             self._event_loop.wake()
 
     def _fail(self, error: BaseException) -> None:
-        self._emit("failed", detail=f"{type(error).__name__}: {error}")
+        self._events.emit("failed", detail=f"{type(error).__name__}: {error}")
         self._tasks.fail(error)
 
     # --- parts ---------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ class ReplicaProcess:
             return self._from_disk(path)
         except Damaged as damage:
             aside = move_aside(path)
-            self._emit("store-damaged", detail=str(damage), aside=str(aside))
+            self._events.emit("store-damaged", detail=str(damage), aside=str(aside))
             sys.stderr.write(
                 f"{config.name}: {damage}. Moved to {aside}; fetching the chain from peers, "
                 "no votes until it is past all earlier ones.\n"
@@ -223,7 +223,7 @@ class ReplicaProcess:
         known = beside_key.exists() and beside_key.read_text(errors="replace") == network
         if store.untouched:
             if known and not moved_aside(path):
-                self._emit("store-missing", path=str(path))
+                self._events.emit("store-missing", path=str(path))
                 sys.stderr.write(
                     f"{self._config.name}: {path} is gone, and this key has voted in this network. "
                     "Fetching the chain from peers, no votes until it is past all earlier ones.\n"
@@ -286,13 +286,10 @@ class ReplicaProcess:
         if not up and self._event_loop is not None:
             self._service.left(party)
 
-    def _emit(self, event: str, **fields: object) -> None:
-        self._events.emit(event, **fields)
-
     def _emit_usage(self) -> None:
         """What this process has used so far, if it is traced."""
         if self._tally is not None and self._event_loop is not None:
-            self._emit(
+            self._events.emit(
                 "usage",
                 **usage(),
                 **self._tally.as_fields(),
@@ -311,7 +308,7 @@ class ReplicaProcess:
         }
         if counted != self._counted:
             self._counted = counted
-            self._emit("counters", **counted)
+            self._events.emit("counters", **counted)
 
 
 def _identity(config: ReplicaConfig) -> tuple[Genesis, Es256Signer]:

@@ -20,10 +20,8 @@ from gateway.mqtt.client import Message, MqttClient, MqttSettings
 from gateway.mqtt.link import Inbox
 from gateway.shaping import NO_SHAPE, Shape, Shaper
 from nodes.ports import Events, Party, Wire
-from nodes.switch.orders import Orders
 
-__all__ = ["BROKER", "SEAM", "WAITING_MAX", "LinkOrder", "LinksSeam", "ShapedClient"]
-__all__ += ["ShapedWire", "shaped_wire"]
+__all__ = ["BROKER", "SEAM", "WAITING_MAX", "LinkOrder", "LinksSeam", "ShapedClient", "ShapedWire"]
 
 BROKER = "broker"
 SEAM = "wire"
@@ -165,13 +163,6 @@ class _ShapedInbox(Inbox):
             super(_ShapedInbox, self).put(Message(message.topic, payload))
 
         self._seam.pass_on("from", BROKER, message.payload, deliver)
-
-
-def shaped_wire(wire: Wire, orders: Orders, events: Events) -> Wire:
-    """Around a wire: it obeys the orders at the seam `wire`."""
-    seam = LinksSeam(events)
-    orders.add(SEAM, LinkOrder, seam.take)
-    return ShapedWire(wire, seam)
 
 
 def _ways(order: LinkOrder) -> Iterator[tuple[tuple[Direction, str], Shape]]:

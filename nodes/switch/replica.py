@@ -20,9 +20,9 @@ from nodes.replica.process import ReplicaProcess, replica_main
 from nodes.replica.service import Service
 from nodes.switch.clock import ClockOrder, ClockSeam
 from nodes.switch.effects import EffectsSeam
-from nodes.switch.links import shaped_wire
+from nodes.switch.links import LinkOrder, LinksSeam, ShapedWire
 from nodes.switch.orders import Orders
-from nodes.switch.seals import lying_wire
+from nodes.switch.seals import LyingWire, SealOrder
 from nodes.switch.store import StoreOrder, StoreSeam
 
 __all__ = ["SwitchedReplicaConfig", "main"]
@@ -71,7 +71,11 @@ class _Switched(Around):
         return seam.rewrite
 
     def wire(self, wire: Wire, signer: Signer, events: Events) -> Wire:
-        return lying_wire(shaped_wire(wire, self._orders, events), signer, self._orders)
+        links = LinksSeam(events)
+        self._orders.add("wire", LinkOrder, links.take)
+        lying = LyingWire(ShapedWire(wire, links), signer)
+        self._orders.add("seals", SealOrder, lying.take)
+        return lying
 
     async def follow(self, events: Events) -> None:
         await self._orders.follow(events)

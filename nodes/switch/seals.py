@@ -9,9 +9,8 @@ import msgspec
 from chain.keys import Signer
 from nodes.byzantine.forgeries import false_seal
 from nodes.ports import Party, Wire
-from nodes.switch.orders import Orders
 
-__all__ = ["SEAM", "SealOrder", "lying_wire"]
+__all__ = ["SEAM", "LyingWire", "SealOrder"]
 
 SEAM = "seals"
 
@@ -20,7 +19,7 @@ class SealOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An order without fields: its file is all."""
 
 
-class _LyingWire:
+class LyingWire:
     """Implements `ports.Wire` around another. Only links to gateways are concerned."""
 
     def __init__(self, wire: Wire, signer: Signer) -> None:
@@ -38,10 +37,3 @@ class _LyingWire:
 
     def congested(self, party: Party) -> bool:
         return self._wire.congested(party)
-
-
-def lying_wire(wire: Wire, signer: Signer, orders: Orders) -> Wire:
-    """Around a wire: it obeys the orders at the seam `seals`."""
-    lying = _LyingWire(wire, signer)
-    orders.add(SEAM, SealOrder, lying.take)
-    return lying

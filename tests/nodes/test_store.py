@@ -52,18 +52,6 @@ def test_old_blocks_are_pruned_a_few_at_a_time(store: Store) -> None:
     assert store.heads(1, 11) == [stored(height).block.head for height in range(1, 12)]
 
 
-def test_a_file_of_before_there_was_pruning_is_read(tmp_path: Path) -> None:
-    store = sqlite(tmp_path)
-    store.put_block(1, stored(1))
-    store.commit()
-    store.close()
-    with sqlite3.connect(tmp_path / "ledger.db") as database:
-        database.execute("DROP TABLE pruned")
-    with open_readonly(tmp_path / "ledger.db") as file:
-        assert [each.block for each in file.blocks()] == [stored(1).block]
-    sqlite(tmp_path).close()
-
-
 def test_what_was_pruned_is_known_after_a_restart(tmp_path: Path) -> None:
     store = sqlite(tmp_path)
     for height in range(1, 4):
