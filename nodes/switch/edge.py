@@ -12,7 +12,7 @@ from nodes.switch.links import SEAM, LinkOrder, LinksSeam, ShapedClient, ShapedW
 from nodes.switch.middle import SEAM as MIDDLE
 from nodes.switch.middle import SENT as MIDDLE_SENT
 from nodes.switch.middle import Middle, MiddleSeam
-from nodes.switch.orders import Orders
+from nodes.switch.orders import orders_in
 from nodes.switch.sensor import SEAM as SENSOR
 from nodes.switch.sensor import SensorOrder, SensorSeam
 
@@ -23,7 +23,7 @@ class SwitchedEdge(EdgeAround):
     """`directory` is that of the orders."""
 
     def __init__(self, directory: str, events: Events) -> None:
-        self.orders = Orders(Path(directory))
+        self.orders = orders_in(Path(directory))
         self._links = LinksSeam(events)
         self.orders.add(SEAM, LinkOrder, self._links.take)
 

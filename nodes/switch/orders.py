@@ -19,6 +19,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,7 +27,15 @@ import msgspec
 
 from nodes.ports import Events
 
-__all__ = ["LOOK_S", "ORDERS_MAX", "ORDER_BYTES_MAX", "BadOrder", "Orders", "read_order"]
+__all__ = [
+    "LOOK_S",
+    "ORDERS_MAX",
+    "ORDER_BYTES_MAX",
+    "BadOrder",
+    "Orders",
+    "orders_in",
+    "read_order",
+]
 
 LOOK_S: Final = 0.05
 """Between two looks at the directory."""
@@ -113,6 +122,13 @@ class Orders:
         else:
             self._held[name] = order
             events.emit("ordered", order=name, **msgspec.to_builtins(order))
+
+
+@cache
+def orders_in(directory: Path) -> Orders:
+    """The orders of this process. If it waits for room on its disk, it starts again under the same
+    orders."""
+    return Orders(directory)
 
 
 def read_order(path: Path, kind: type[T]) -> T:

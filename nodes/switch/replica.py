@@ -6,7 +6,6 @@ start it in place of `nodes.replica.process`.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 from chain.keys import Signer
@@ -21,7 +20,7 @@ from nodes.replica.service import Service
 from nodes.switch.clock import ClockOrder, ClockSeam
 from nodes.switch.effects import EffectsSeam
 from nodes.switch.links import LinkOrder, LinksSeam, ShapedWire
-from nodes.switch.orders import Orders
+from nodes.switch.orders import orders_in
 from nodes.switch.seals import LyingWire, SealOrder
 from nodes.switch.store import StoreOrder, StoreSeam
 
@@ -34,17 +33,10 @@ class SwitchedReplicaConfig(ReplicaConfig, frozen=True, forbid_unknown_fields=Tr
     switch: str
 
 
-@cache
-def _orders(directory: Path) -> Orders:
-    """The orders of this process. A replica that waited for room on its disk starts again in the
-    same process, under the same orders."""
-    return Orders(directory)
-
-
 class _Switched(Around):
     def __init__(self, config: SwitchedReplicaConfig) -> None:
         self._config = config
-        self._orders = _orders(Path(config.switch))
+        self._orders = orders_in(Path(config.switch))
 
     def store(self, store: Store) -> Store:
         seam = StoreSeam(store)

@@ -14,6 +14,7 @@ from chain.pbft.effects import Effect
 from nodes.byzantine.config import Byzantine, ByzantineConfig
 from nodes.byzantine.tricks import misbehaviour
 from nodes.config import ConfigError, ReplicaConfig
+from nodes.switch.edge import SwitchedEdge
 from nodes.switch.effects import REPORT_S, EffectsSeam
 from nodes.switch.orders import ORDER_BYTES_MAX, ORDERS_MAX, BadOrder, Orders, read_order
 from nodes.switch.replica import SwitchedReplicaConfig
@@ -190,3 +191,13 @@ def test_without_the_switch_in_its_config_a_replica_cannot_be_switched(tmp_path:
     for kind, field in ((SwitchedReplicaConfig, "switch"), (ByzantineConfig, "byzantine")):
         with pytest.raises(ConfigError, match=field):
             kind.load(config)
+
+
+def test_an_edge_that_begins_again_in_its_process_stays_under_its_orders(tmp_path: Path) -> None:
+    """As it does when its disk was full. Another process would remove them."""
+    directory = tmp_path / "switch"
+    SwitchedEdge(str(directory), Emitted())
+    order = directory / "wire.a.json"
+    order.write_bytes(b"{}")
+    SwitchedEdge(str(directory), Emitted())
+    assert order.exists()
