@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from chain.errors import Misuse
+from gateway.refusing import LocalFault
 
 __all__ = ["Entry", "Outbox", "OutboxCorruptError", "OutboxFullError"]
 
@@ -38,7 +39,7 @@ CREATE TABLE entry (
 """
 
 
-class OutboxFullError(Exception):
+class OutboxFullError(LocalFault):
     """There is no room: nothing was stored. The caller must wait and try again."""
 
     def __init__(self, what: Literal["count", "bytes", "disk"], message: str) -> None:
@@ -46,7 +47,7 @@ class OutboxFullError(Exception):
         self.what = what
 
 
-class OutboxCorruptError(Exception):
+class OutboxCorruptError(LocalFault):
     """The file is damaged or not an outbox. The message names it and says what to do."""
 
 

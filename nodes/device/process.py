@@ -20,9 +20,8 @@ from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.ledger.identity import Identity
 from chain.ledger.operations import CloseSession, Data, OpenSession, Operation
-from gateway.bridge.block_store import BlockStoreError
-from gateway.bridge.outbox import OutboxCorruptError, OutboxFullError
 from gateway.hops import Trace
+from gateway.refusing import LocalFault
 from gateway.tasks import Tasks, first_of
 from nodes.around import EdgeAround
 from nodes.config import ConfigError, load_config
@@ -234,13 +233,7 @@ def device_main(
                         tasks.start(around.follow(events))
                         tasks.start(housekeeping(events, trace))
                         await stopping.wait()
-            except (
-                OutboxFullError,
-                OutboxCorruptError,
-                BlockStoreError,
-                ValueError,
-                OSError,
-            ) as error:
+            except (LocalFault, ValueError, OSError) as error:
                 raise Trouble(str(error)) from error
 
         run(serve, directory=Path(config.state), exit_on_stdin_eof=args.exit_on_stdin_eof)

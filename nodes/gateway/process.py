@@ -21,10 +21,10 @@ from typing import TypeVar
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Es256
-from gateway.bridge.block_store import BlockStore, BlockStoreError
+from gateway.bridge.block_store import BlockStore
 from gateway.bridge.bridge import Bridge
 from gateway.bridge.logins import Carrier, LoginChange
-from gateway.bridge.outbox import Outbox, OutboxCorruptError, OutboxFullError
+from gateway.bridge.outbox import Outbox, OutboxFullError
 from gateway.bridge.ports import Limits
 from gateway.broker.port import DynamicSecurityAdmin
 from gateway.broker.security import user_name
@@ -32,6 +32,7 @@ from gateway.hops import NO_TRACE, Trace
 from gateway.limits import RateLimiter
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient, Presence
 from gateway.mqtt.topics import Head, Response, Role, Status
+from gateway.refusing import LocalFault
 from gateway.tasks import Tasks, first_of
 from nodes.around import EdgeAround
 from nodes.config import ConfigError, load_config
@@ -169,7 +170,7 @@ class GatewayProcess:
                 self._begin(stopping),
                 stopping.wait(),
             )
-        except (BrokerUnavailableError, BlockStoreError, OutboxCorruptError) as error:
+        except (BrokerUnavailableError, LocalFault) as error:
             raise Trouble(str(error)) from error
         except sqlite3.Error as error:
             raise Trouble(f"{self._config.copy}: {error}") from error
@@ -355,13 +356,7 @@ def gateway_main(
                     around=put_around(config, events),
                     trace=trace,
                 )
-            except (
-                OutboxFullError,
-                OutboxCorruptError,
-                BlockStoreError,
-                ValueError,
-                OSError,
-            ) as error:
+            except (LocalFault, ValueError, OSError) as error:
                 raise Trouble(str(error)) from error
             stack.enter_context(serving_metrics(config.metrics, config.name, process.metrics))
             await process.run(stopping)
