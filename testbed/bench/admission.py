@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -88,7 +89,7 @@ async def _measure(
         logins = [await stack.enter_async_context(device.logged_in()) for device in devices]
         progress("readings for comparison")
         pairs = list(zip(devices, logins, strict=True))
-        _, readings_s = await _all_at_once([_Readings(*pair) for pair in pairs])
+        _, readings_s = await _all_at_once([partial(_readings, *pair) for pair in pairs])
         progress("changing logins")
         publish_ms = await _publishes(devices[0], logins[0], plan.logins)
         added_ms, removed_ms = await _logins(operator, plan.logins)
@@ -147,24 +148,19 @@ async def _all_at_once(
     return took_ms, time.perf_counter() - begun_s
 
 
-class _Readings:
+async def _readings(device: Device, login: Login) -> None:
     """Sends ROUNDS readings of one device, and waits for the proof of each before the next one."""
 
-    def __init__(self, device: Device, login: Login) -> None:
-        self._device = device
-        self._login = login
-
-    async def __call__(self) -> None:
-        for _ in range(ROUNDS):
-            async with self._device.asking(self._login, self._reading) as answer:
-                if isinstance(answer, Refused) or answer.status != OK:
-                    raise LabFault(f"a reading was refused: {answer}")
-
-    def _reading(self, counter: int) -> Operation:
-        network, node = self._device.genesis.network, self._device.node
+    def reading(counter: int) -> Operation:
+        network, node = device.genesis.network, device.node
         return Data(
             network=network, node=node, counter=counter, service="telemetry", payload=b"21.5"
         )
+
+    for _ in range(ROUNDS):
+        async with device.asking(login, reading) as answer:
+            if isinstance(answer, Refused) or answer.status != OK:
+                raise LabFault(f"a reading was refused: {answer}")
 
 
 async def _publishes(device: Device, login: Login, count: int) -> list[float]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
@@ -54,7 +53,6 @@ class Client:
     def __init__(
         self,
         network: Network,
-        name: str = "client",
         body_source: int = 0,
         retry_s: float = RETRY_S,
     ) -> None:
@@ -73,7 +71,7 @@ class Client:
         self._items: dict[bytes, bytes] = {}  # request id -> item
         self._body_source = body_source
         self._inbox = Inbox()
-        home: Path = network.directory / name
+        home = network.client_home
         certificates: dict[Party, bytes] = {
             n: certificate_der(network.certificates[n]) for n in network.replicas
         }

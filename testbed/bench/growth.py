@@ -31,7 +31,7 @@ BLOCKS = 2_000  # counted of each kind; as many before them are not counted
 KEEP_BLOCKS = 256
 
 Who = Literal["replica", "gateway"]
-Stored_ = tuple[SealedBlock, list[bytes]]  # a block and its request ids
+Numbered = tuple[SealedBlock, list[bytes]]  # a block and its request ids
 
 
 class Growth(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ def measure(payload: int, say: Callable[[str], None]) -> list[Growth]:
     chain = MadeChain(bytes(payload))
     say(f"making {4 * BLOCKS} blocks")
     readings = [(block, [request]) for block, request in itertools.islice(chain.blocks, 2 * BLOCKS)]
-    empty = [(chain.empty(), list[bytes]()) for _ in range(2 * BLOCKS)]
+    empty = [(chain.sealed(), list[bytes]()) for _ in range(2 * BLOCKS)]
     network, genesis = chain.genesis.network, chain.genesis.encode()
     found = []
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
@@ -83,7 +83,9 @@ def measure(payload: int, say: Callable[[str], None]) -> list[Growth]:
     return found
 
 
-def _as_replica(store: SqliteStore, height: int, part: Iterable[Stored_], keep: int | None) -> None:
+def _as_replica(
+    store: SqliteStore, height: int, part: Iterable[Numbered], keep: int | None
+) -> None:
     for number, (sealed, _) in enumerate(part, height + 1):
         block = Block(sealed.head, sealed.records or ())
         store.put_block(number, Stored(block, bytes(SIGNATURE_BYTES)))
@@ -93,6 +95,6 @@ def _as_replica(store: SqliteStore, height: int, part: Iterable[Stored_], keep: 
             store.commit()
 
 
-def _as_gateway(store: BlockStore, height: int, part: Iterable[Stored_]) -> None:
+def _as_gateway(store: BlockStore, height: int, part: Iterable[Numbered]) -> None:
     for number, (sealed, requests) in enumerate(part, height + 1):
         store.append(number, sealed, requests)

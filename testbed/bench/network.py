@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -42,10 +42,9 @@ _POLL_S = 0.01
 class Network:
     """Files of all replicas under `directory`; processes are started one by one or together.
 
-    `clients` names the gateways that get a key under `directory/<name>`. `store` is "sqlite" or
-    "memory". Each replica writes its profile into the folder `profile`. With `trace_every` one
-    request in so many is traced. With `switch` each replica has the switch of campaigns, which gets
-    no order.
+    The gateway `client` has its key in the folder of that name. `store` is "sqlite" or "memory".
+    Each replica writes its profile into the folder `profile`. With `trace_every` one request in so
+    many is traced. With `switch` each replica has the switch of campaigns, which gets no order.
     """
 
     def __init__(
@@ -53,8 +52,7 @@ class Network:
         directory: Path,
         *,
         replicas: int = 4,
-        clients: Sequence[str] = ("client",),
-        policy: Policy | None = None,
+        policy: Policy,
         consensus: Consensus | None = None,
         store: str = "sqlite",
         byzantine: Mapping[int, Byzantine] | None = None,
@@ -71,7 +69,7 @@ class Network:
         self.replicas = range(replicas)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         keys = {n: keygen(self.home(n)) for n in self.replicas}
-        client_keys = {name: keygen(directory / name) for name in clients}
+        client = keygen(self.client_home)
         self._held = {n: HeldPort() for n in self.replicas}
         self.ports = {n: held.number for n, held in self._held.items()}
         self.certificates = {n: keys[n].certificate for n in self.replicas}
@@ -79,12 +77,12 @@ class Network:
             name="loopback",
             time_us=time.time_ns() // 1000,
             members=tuple(Member(n, certificate_spki(keys[n].certificate)) for n in self.replicas),
-            policy=policy or Policy(),
+            policy=policy,
             consensus=consensus or Consensus(),
         )
         (directory / "genesis.json").write_bytes(self.genesis.encode())
         for n in self.replicas:
-            config = self._config(n, client_keys, store)
+            config = self._config(n, client, store)
             config = msgspec.structs.replace(
                 config,
                 verify_threads=verify_threads,
@@ -101,6 +99,10 @@ class Network:
                 config = SwitchedReplicaConfig(**fields, switch=SWITCH)
             self.config(n).write_bytes(msgspec.json.format(msgspec.json.encode(config)))
 
+    @property
+    def client_home(self) -> Path:
+        return self.directory / "client"
+
     def home(self, replica: int) -> Path:
         return self.directory / f"r{replica}"
 
@@ -116,7 +118,7 @@ class Network:
     def config(self, replica: int) -> Path:
         return self.home(replica) / "replica.json"
 
-    def _config(self, n: int, client_keys: Mapping[str, PublicKeys], store: str) -> ReplicaConfig:
+    def _config(self, n: int, client: PublicKeys, store: str) -> ReplicaConfig:
         return ReplicaConfig(
             name=f"r{n}",
             replica=n,
@@ -132,9 +134,7 @@ class Network:
                 for m in self.replicas
                 if m != n
             ),
-            clients=tuple(
-                ClientConfig(name, public.certificate) for name, public in client_keys.items()
-            ),
+            clients=(ClientConfig("client", client.certificate),),
         )
 
     def start(self, *replicas: int) -> None:

@@ -110,8 +110,7 @@ async def _measure(heights: list[int], copies: _Copies, say: Callable[[str], Non
 
 
 class MadeChain:
-    """A network whose replicas sign here. `blocks` never ends; `empty` makes a block without
-    records."""
+    """A network whose replicas sign here. `blocks` never ends."""
 
     def __init__(self, reading: bytes = READING) -> None:
         self._reading = reading
@@ -145,12 +144,10 @@ class MadeChain:
 
     def _block(self, operation: Operation, by: Holder) -> tuple[SealedBlock, bytes]:
         request = self._request(operation, by)
-        return self._sealed(request), request.id
+        return self.sealed(request), request.id
 
-    def empty(self) -> SealedBlock:
-        return self._sealed()
-
-    def _sealed(self, *requests: VerifiedRequest) -> SealedBlock:
+    def sealed(self, *requests: VerifiedRequest) -> SealedBlock:
+        """The next block, with these requests."""
         ledger = self._ledger
         time_us = ledger.time_us + BLOCK_US
         items = tuple(request.item for request in requests)

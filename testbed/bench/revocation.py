@@ -26,7 +26,7 @@ import msgspec
 from chain.ledger.identity import Identity
 from chain.ledger.statement import OK, Statement, decode_leaf
 from inventory.load import load_lab
-from nodes.events import FLUSH_AGE_MS, read_events
+from nodes.events import FLUSH_AGE_MS, LoggedEvent, read_events
 from testbed.bench.figures import Spread
 from testbed.errors import LabFault
 from testbed.provision.configs import EVENTS
@@ -146,17 +146,14 @@ class _Evidence:
     def __init__(self, operator: Operator) -> None:
         running = operator.running
         self.executed_ns: dict[int, int] = {}  # when the last replica had the block
-        for log in _logs(running, "replica"):
-            for event in read_events(log):
-                if event.event == "block":
-                    height = int(str(event.fields["height"]))
-                    self.executed_ns[height] = max(self.executed_ns.get(height, 0), event.t)
-        self.accepted_ns: dict[str, int] = {}
-        self.expelled_ns: dict[str, int] = {}
-        for log in _logs(running, "gateway"):
-            for event in read_events(log):
-                if event.event == "request" and event.fields["outcome"] == "accepted":
-                    self.accepted_ns[str(event.fields["device"])] = event.t
+        for event in _events(running, "replica", "block"):
+            height = int(str(event.fields["height"]))
+            self.executed_ns[height] = max(self.executed_ns.get(height, 0), event.t)
+        self.accepted_ns = {
+            str(event.fields["device"]): event.t
+            for event in _events(running, "gateway", "request")
+            if event.fields["outcome"] == "accepted"
+        }
         self.expelled_ns = _expelled(running)
         records = [
             (height, decode_leaf(record.leaf))
@@ -164,11 +161,9 @@ class _Evidence:
             for record in sealed.records or ()
         ]
         self.heights = {record.request: height for height, record in records}
-        self.last_data: dict[bytes, int] = {}
-        self.data_us = [r.time_us for _, r in records if (r.op, r.status) == ("data", OK)]
-        for height, record in records:
-            if (record.op, record.status) == ("data", OK):
-                self.last_data[record.node] = max(self.last_data.get(record.node, 0), height)
+        data = [each for each in records if (each[1].op, each[1].status) == ("data", OK)]
+        self.data_us = [record.time_us for _, record in data]
+        self.last_data = {record.node: height for height, record in data}
 
     def in_block_ms(self, given: _Given) -> float:
         return _ms(self.executed_ns[self.heights[given.request]] - given.t_ns)
@@ -211,21 +206,22 @@ def _concluded(
     )
 
 
-def _logs(running: RunningLab, role: str) -> Iterator[Path]:
+def _events(running: RunningLab, role: str, name: str) -> Iterator[LoggedEvent]:
+    """The events of this name in the logs of all processes in a role."""
     for node in running.nodes.values():
         if node.role == role:
             assert node.directory is not None, "the loopback lab is here"
-            yield Path(node.directory) / EVENTS
+            for event in read_events(Path(node.directory) / EVENTS):
+                if event.event == name:
+                    yield event
 
 
 def _expelled(running: RunningLab) -> dict[str, int]:
     """When the broker had confirmed to the last gateway that the device is off, by node id."""
     found: dict[str, int] = {}
-    for log in _logs(running, "gateway"):
-        for event in read_events(log):
-            if event.event == "expelled":
-                name = str(event.fields["name"])
-                found[name] = max(found.get(name, 0), event.t)
+    for event in _events(running, "gateway", "expelled"):
+        name = str(event.fields["name"])
+        found[name] = max(found.get(name, 0), event.t)
     return found
 
 

@@ -22,7 +22,14 @@ from testbed.errors import LabFault
 from testbed.simulate.draw import Options, draw
 from testbed.simulate.machine import Machine
 from testbed.simulate.network import healthy
-from testbed.simulate.scenario import GATEWAY, Event, EventKind, Scenario
+from testbed.simulate.scenario import (
+    GATEWAY,
+    Event,
+    EventKind,
+    Scenario,
+    links_among,
+    request,
+)
 from testbed.simulate.transcript import Transcript
 from testbed.simulate.world import Hardware, run
 
@@ -85,17 +92,12 @@ def _measure(replicas: int) -> ViewChanges:
 
 def _scenario(replicas: int) -> Scenario:
     scenario = draw(Options(replicas=replicas, faults="none"), _SEED)
-    times = [_CRASH_US - _DEVICES * _APART_US + _APART_US * each for each in range(_DEVICES)]
-    asked = [
-        Event(at_us=at_us, kind=EventKind.REQUEST, nodes=(n % _DEVICES,), amount=n, detail="data")
-        for n, at_us in enumerate(times)
-    ]
-    everyone = range(replicas)
+    asked = [request(_CRASH_US - _APART_US * (_DEVICES - n), n, n) for n in range(_DEVICES)]
     cut = Event(
         at_us=_CRASH_US,
         kind=EventKind.BLOCK,
         duration_us=_CUT_US,
-        links=tuple((a, b) for a in everyone for b in everyone if a != b),
+        links=links_among(range(replicas)),
     )
     crash = Event(at_us=_CRASH_US, kind=EventKind.CRASH, nodes=(0,), detail="lost")
     return msgspec.structs.replace(

@@ -31,7 +31,7 @@ from testbed.simulate.costs import Costs, Price
 from testbed.simulate.machine import Machine
 from testbed.simulate.network import healthy
 from testbed.simulate.priced import kind_of
-from testbed.simulate.scenario import Event, EventKind, Scenario
+from testbed.simulate.scenario import quiet
 from testbed.simulate.world import Hardware, run
 
 __all__ = ["SHIPPED", "Calibration", "measure_prices", "read_calibration"]
@@ -60,15 +60,15 @@ def read_calibration(path: Path) -> Calibration:
     return read_document(path, Calibration, "testbed model calibrate")
 
 
-def measure_prices(directory: Path | None = None) -> Costs:
-    """Takes some seconds. `directory` is on the disk that replicas would use; default: the system's
-    directory for temporary files."""
+def measure_prices() -> Costs:
+    """Takes some seconds. Syncs are those of the disk that holds temporary files."""
     alone, many = _Samples(), _Samples()
     _run(alone, devices=1, blocks=_BLOCKS)
     _run(many, devices=_DEVICES, blocks=_BLOCKS // 4)
     request = Price(median(alone.requests), 0.0)
-    base, crowded = median(alone.executions(1)), alone.largest_blocks(many)
-    record_us = max(0.0, (crowded.us - base) / max(crowded.records - 1, 1))
+    largest = max(records for _, records, _ in many.executed)
+    base, crowded = median(alone.executions(1)), median(many.executions(largest))
+    record_us = max(0.0, (crowded - base) / max(largest - 1, 1))
     kinds = {
         "Request": request,
         "Prepared": Price(0.0, median(alone.beyond_handling(alone.prepared))),
@@ -85,7 +85,7 @@ def measure_prices(directory: Path | None = None) -> Costs:
         kinds={kind: _rounded(kinds[kind]) for kind in sorted(kinds)},
         check_us=round(median(alone.checks), 1),
         sign_us=round(median(alone.signs), 1),
-        sync_us=round(_sync_us(alone.facts, alone.stored, alone.genesis, directory), 1),
+        sync_us=round(_sync_us(alone), 1),
         send_us=_SEND_US,
         delays_us=_delays_us(),
     )
@@ -96,11 +96,6 @@ def _rounded(price: Price) -> Price:
 
 
 # --- the code, frame by frame --------------------------------------------------------------------
-
-
-class _Crowded(msgspec.Struct):
-    us: float
-    records: float
 
 
 class _Samples:
@@ -127,11 +122,6 @@ class _Samples:
         """How much longer each took than a message of its kind without such a consequence."""
         return [max(0.0, us - median(self.handled.get(kind) or [0.0])) for kind, us in found]
 
-    def largest_blocks(self, many: _Samples) -> _Crowded:
-        """The blocks of `many` that have the greatest number of records."""
-        largest = max((count for _, count, _ in many.executed), default=1)
-        return _Crowded(median(many.executions(largest)), largest)
-
 
 class _TimedScheme:
     """A scheme that measures its own time."""
@@ -156,12 +146,9 @@ class _TimedSigner:
 
     def __init__(self, signer: Signer, samples: list[float]) -> None:
         self.spent_ns = 0
+        self.public = signer.public
         self._signer = signer
         self._samples = samples
-
-    @property
-    def public(self) -> bytes:
-        return self._signer.public
 
     def sign(self, data: bytes) -> bytes:
         begun_ns = time.thread_time_ns()
@@ -234,26 +221,8 @@ def _run(samples: _Samples, *, devices: int, blocks: int) -> None:
     def make(**parts: Any) -> Machine:
         return _TimedMachine(samples, **parts)
 
-    scenario = Scenario(
-        seed=1,
-        replicas=_REPLICAS,
-        consensus=Consensus(),
-        gateways=1,
-        devices=devices,
-        spread_us=1_000,
-        turn_us=0,
-        skews_us=(0,) * _REPLICAS,
-        traitors=(),
-        events=tuple(
-            Event(at_us=0, kind=EventKind.REQUEST, nodes=(device,), amount=number, detail="data")
-            for number in range(blocks)
-            for device in range(devices)
-        ),
-        survivors=tuple(range(_REPLICAS)),
-        heal_us=1,
-        patience_us=600_000_000,
-        es256=True,
-    )
+    scenario = quiet(_REPLICAS, Consensus(), devices=devices, requests=blocks)
+    scenario = msgspec.structs.replace(scenario, es256=True)
     outcome = run(scenario, hardware=Hardware(make, healthy(scenario.spread_us)))
     assert outcome.finding is None, outcome.finding
 
@@ -261,18 +230,16 @@ def _run(samples: _Samples, *, devices: int, blocks: int) -> None:
 # --- disk and link -------------------------------------------------------------------------------
 
 
-def _sync_us(
-    facts: list[Durable], stored: list[Stored], genesis: Genesis | None, directory: Path | None
-) -> float:
+def _sync_us(found: _Samples) -> float:
     """The time for one synced transaction with two facts and a block: a replica makes one for each
     block. The first decile counts, because other programs' writes delay the others."""
-    assert genesis is not None
+    assert found.genesis is not None
     took = []
-    with tempfile.TemporaryDirectory(prefix="calibrate-", dir=directory) as folder:
-        store = SqliteStore(Path(folder) / "ledger.db", genesis.encode(), 1)
-        for height, block in enumerate(stored, 1):
+    with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
+        store = SqliteStore(Path(folder) / "ledger.db", found.genesis.encode(), 1)
+        for height, block in enumerate(found.stored, 1):
             begun_s = time.perf_counter()
-            for fact in facts[:2]:
+            for fact in found.facts[:2]:
                 store.put_fact(msgspec.structs.replace(fact, seq=height))
             store.put_block(height, block)
             store.commit()

@@ -48,9 +48,6 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     rows: tuple[Row, ...]
 
-    def at(self, replicas: int) -> Row | None:
-        return next((row for row in self.rows if row.replicas == replicas), None)
-
 
 class Curves(msgspec.Struct, frozen=True, kw_only=True):
     """`core`: time to consensus of the real core, by lever. `access`: an access request, from the

@@ -55,10 +55,9 @@ def draw(found: Curves, measured: Sequence[Compared], kind: str) -> bytes:
 def _ratios(axes: Axes, found: Curves, core: Sequence[Curve], measured: Sequence[Compared]) -> None:
     last = found.event_model.rows[-1].replicas
     for curve, line in ((found.event_model, "-"), (found.closed_form, ":")):
-        _line(axes, curve, "#444444", line, "")
+        _line(axes, curve, _ratios_of(curve), colour="#444444", line=line, marker="")
     for place, curve in enumerate(core):
-        colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
-        _line(axes, curve, colour, LINES[place % len(LINES)], marker)
+        _line(axes, curve, _ratios_of(curve), **_look(place))
     _loopback(axes, measured)
     axes.plot([100], [PAPER_RATIO], "*", color="black", markersize=10, label="the paper: 5.34")
     axes.axhline(GOAL, color=GREY, linestyle="--", linewidth=1)
@@ -96,10 +95,24 @@ def _value(estimate: Estimate) -> float:
     return estimate.value
 
 
-def _line(axes: Axes, curve: Curve, colour: str, line: str, marker: str) -> None:
+def _ratios_of(curve: Curve) -> list[float]:
+    return [row.ratio for row in curve.rows]
+
+
+def _look(place: int) -> dict[str, str]:
+    return {
+        "colour": COLOURS[place % len(COLOURS)],
+        "line": LINES[place % len(LINES)],
+        "marker": _MARKERS[place % len(_MARKERS)],
+    }
+
+
+def _line(
+    axes: Axes, curve: Curve, values: list[float], *, colour: str, line: str, marker: str
+) -> None:
     axes.plot(
         [row.replicas for row in curve.rows],
-        [row.ratio for row in curve.rows],
+        values,
         color=colour,
         linestyle=line,
         marker=marker,
@@ -148,15 +161,8 @@ def _work(axes: Axes, core: Sequence[Curve]) -> None:
 
 def _access(axes: Axes, access: Sequence[Curve]) -> None:
     for place, curve in enumerate(access):
-        axes.plot(
-            [row.replicas for row in curve.rows],
-            [row.ms.value for row in curve.rows],
-            color=COLOURS[place],
-            linestyle=LINES[place],
-            marker=_MARKERS[place],
-            markersize=3,
-            label=curve.name,
-        )
+        values = [row.ms.value for row in curve.rows]
+        _line(axes, curve, values, **_look(place))
     axes.set_xlabel("replicas N")
     axes.set_ylabel("access request (ms)")
     axes.set_ylim(bottom=0)

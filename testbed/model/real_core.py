@@ -18,8 +18,8 @@ from chain.genesis import Consensus
 from chain.quorum import Quorum
 from testbed.errors import ConfigurationError, LabFault
 from testbed.simulate.costs import Costs
-from testbed.simulate.priced import Block, Stopwatch, pricing
-from testbed.simulate.scenario import Event, EventKind, Scenario
+from testbed.simulate.priced import Stopwatch, pricing
+from testbed.simulate.scenario import Scenario, quiet
 from testbed.simulate.world import Hardware, run
 
 __all__ = ["BATCH", "CORES", "SMALL_GROUP", "Lever", "Point", "Timed", "sweep", "timed"]
@@ -30,7 +30,6 @@ SMALL_GROUP = (15, 8)  # members, accepts
 _BLOCKS_SKIPPED = 1  # the first one has the enrolment
 _BATCHES_SKIPPED = 4  # the first blocks have enrolments, and requests that gathered meanwhile
 _VIEW_TIMEOUT_US = 600_000_000  # no view changes and no retries, because the normal case is timed
-_PATIENCE_US = 3_600_000_000
 
 
 class Lever(Enum):
@@ -52,7 +51,6 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int
     lever: Lever
     costs: Costs
-    seed: int = 1
     blocks: int = 8
 
     def priced(self) -> Costs:
@@ -115,7 +113,7 @@ def timed(point: Point) -> Timed:
     strong = Quorum.of(point.replicas).strong
     blocks = [(height, stopwatch.blocks[height]) for height in sorted(stopwatch.blocks)]
     whole = [
-        (block, decided_us)
+        (block, (decided_us - block.proposed_us) / 1000)
         for height, block in blocks
         if height > (_BLOCKS_SKIPPED if point.in_flight == 1 else _BATCHES_SKIPPED)
         and block.proposed_us is not None
@@ -123,13 +121,13 @@ def timed(point: Point) -> Timed:
     ]
     # The last blocks of a batched run are partly empty.
     full = max(block.records for block, _ in whole)
-    whole = [(block, us) for block, us in whole if block.records > full / 2]
+    whole = [(block, ms) for block, ms in whole if block.records > full / 2]
     shares = point.replicas * len(blocks)
     spent = stopwatch.spent
     return Timed(
         replicas=point.replicas,
         lever=point.lever,
-        consensus_ms=tuple((us - _proposed_us(block)) / 1000 for block, us in whole),
+        consensus_ms=tuple(ms for _, ms in whole),
         proposer_ms=tuple(block.phases_us["executed_us"] / 1000 for block, _ in whole),
         access_ms=(stopwatch.blocks[1].decided_us(strong) or 0) / 1000,
         records=median(block.records for block, _ in whole),
@@ -138,41 +136,16 @@ def timed(point: Point) -> Timed:
     )
 
 
-def _proposed_us(block: Block) -> int:
-    assert block.proposed_us is not None
-    return block.proposed_us
-
-
 def _scenario(point: Point) -> Scenario:
-    n, devices = point.replicas, point.in_flight
-    events = tuple(
-        Event(at_us=0, kind=EventKind.REQUEST, nodes=(device,), amount=number, detail="data")
-        for number in range(point.blocks)
-        for device in range(devices)
+    interval = _checkpoint_interval(point.replicas)
+    consensus = Consensus(
+        checkpoint_interval=interval,
+        pipeline_window=min(Consensus().pipeline_window, interval),
+        view_timeout_us=_VIEW_TIMEOUT_US,
+        view_timeout_us_max=_VIEW_TIMEOUT_US,
     )
-    interval = _checkpoint_interval(n)
-    return Scenario(
-        seed=point.seed,
-        replicas=n,
-        consensus=Consensus(
-            checkpoint_interval=interval,
-            pipeline_window=min(Consensus().pipeline_window, interval),
-            view_timeout_us=_VIEW_TIMEOUT_US,
-            view_timeout_us_max=_VIEW_TIMEOUT_US,
-        ),
-        gateways=1,
-        devices=devices,
-        spread_us=0,
-        turn_us=0,
-        skews_us=(0,) * n,
-        traitors=(),
-        events=events,
-        survivors=tuple(range(n)),
-        heal_us=1,
-        patience_us=_PATIENCE_US,
-        retry_us=_VIEW_TIMEOUT_US,
-        group=point.group,
-    )
+    scenario = quiet(point.replicas, consensus, devices=point.in_flight, requests=point.blocks)
+    return msgspec.structs.replace(scenario, retry_us=_VIEW_TIMEOUT_US, group=point.group)
 
 
 def _checkpoint_interval(replicas: int) -> int:

@@ -7,7 +7,7 @@ of each part is simulated. Votes and blocks are those of the product.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,11 +56,8 @@ class Stopwatch:
     """The times of one run. All machines share one."""
 
     def __init__(self) -> None:
-        self.blocks: dict[int, Block] = {}
+        self.blocks: defaultdict[int, Block] = defaultdict(Block)
         self.spent = Spent()
-
-    def block(self, height: int) -> Block:
-        return self.blocks.setdefault(height, Block())
 
 
 def pricing(costs: Costs, stopwatch: Stopwatch) -> Callable[..., Machine]:
@@ -180,7 +177,7 @@ class PricedMachine(Machine):
     def _send_all(self) -> None:
         """Sends. Frames to the same party leave in one write, as in `nodes.wire.link`."""
         for height in range(self._seen + 1, self.disk.height + 1):
-            self._stopwatch.block(height).executed_us.append(self.timeline.now_us)
+            self._stopwatch.blocks[height].executed_us.append(self.timeline.now_us)
         self._seen = self.disk.height
         writes, self._outgoing = self._outgoing, {}
         send_us = self._costs.send_us
@@ -210,7 +207,7 @@ class PricedMachine(Machine):
             height, count = fields["height"], fields["count"]
             assert isinstance(height, int)
             assert isinstance(count, int)
-            block = self._stopwatch.block(height)
+            block = self._stopwatch.blocks[height]
             block.records, block.phases_us = count, phases
             block.proposed_us = self.timeline.now_us - phases["executed_us"]
         super().emit(event, fields)

@@ -26,6 +26,7 @@ __all__ = [
     "Scenario",
     "Traitor",
     "links_among",
+    "quiet",
     "request",
 ]
 
@@ -152,3 +153,25 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     def decode(cls, data: bytes) -> Scenario:
         """Raises msgspec.DecodeError."""
         return msgspec.json.decode(data, type=cls)
+
+
+def quiet(replicas: int, consensus: Consensus, *, devices: int, requests: int) -> Scenario:
+    """A run without faults. Each device has so many requests from the start, and makes one after
+    the other."""
+    return Scenario(
+        seed=1,
+        replicas=replicas,
+        consensus=consensus,
+        gateways=1,
+        devices=devices,
+        spread_us=1_000,
+        turn_us=0,
+        skews_us=(0,) * replicas,
+        traitors=(),
+        events=tuple(
+            request(0, device, number) for number in range(requests) for device in range(devices)
+        ),
+        survivors=tuple(range(replicas)),
+        heal_us=1,
+        patience_us=3_600_000_000,
+    )

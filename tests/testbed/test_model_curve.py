@@ -213,8 +213,8 @@ def test_only_the_vote_that_completes_a_quorum_is_priced_as_such() -> None:
 # --- calibrated ----------------------------------------------------------------------------------
 
 
-def test_a_calibration_prices_what_a_block_is_made_of(tmp_path: Path) -> None:
-    costs = measure_prices(tmp_path)
+def test_a_calibration_prices_what_a_block_is_made_of() -> None:
+    costs = measure_prices()
     assert {"PrePrepare", "Prepare", "Commit", "Submit", "Endorsement", "Block"} <= {*costs.kinds}
     assert costs.kinds["Prepared"].handle_us > 0
     assert min(price.open_us for price in costs.kinds.values()) >= 0
