@@ -68,9 +68,9 @@ class Head(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One line of a block's body.
 
-    `leaf` is the deterministic-CBOR statement of what was decided (a Merkle leaf); `item` is the
-    batch item that caused it: the request as its client signed it, with its endorsements. It is
-    empty where it was pruned (`ledger.pruning`).
+    `leaf` is the deterministic-CBOR statement of the decision (a Merkle leaf). `item` is the batch
+    item that caused it: the request as its client signed it, with its endorsements. A pruned record
+    has an empty `item` (`ledger.pruning`).
     """
 
     leaf: bytes

@@ -98,7 +98,7 @@ def _write_boolean(value: bool) -> bytes:
 
 
 def array_head(count: int) -> bytes:
-    """What stands before the items of an array."""
+    """The head of an array: the bytes before its items."""
     return _head(_ARRAY, count)
 
 

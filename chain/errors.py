@@ -13,7 +13,7 @@ class Misuse(Exception):
 
 
 class PeerFault(Exception):
-    """Somebody else sent what the protocol forbids.
+    """Somebody else broke the protocol.
 
     `code` is a short stable word for counters (`bad-signature`), the message is for people.
     """

@@ -95,10 +95,10 @@ class Trace:
         """Every block is noted."""
 
     def flush(self) -> None:
-        """Writes what waits. To be called now and then."""
+        """Writes the waiting records. Call it now and then."""
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes the last records."""
 
 
 NO_TRACE: Final = Trace()

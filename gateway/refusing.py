@@ -26,7 +26,7 @@ _PASSES = (PeerFault, LocalFault, sqlite3.Error, OSError, MemoryError)
 
 
 class refusing:  # noqa: N801 - used as a statement, like contextlib.suppress
-    """Raises PeerFault for whatever the body raises, except for faults of this machine. It is a
+    """Turns any exception of the body into PeerFault, except faults of this machine. It is a
     class because every frame passes through it: a generator costs four times as much."""
 
     __slots__ = ()

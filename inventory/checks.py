@@ -46,7 +46,7 @@ def errors(lab: Lab) -> Iterator[Mistake]:
 
 
 def warnings(lab: Lab) -> Iterator[Mistake]:
-    """What works, but is probably not what you want."""
+    """Values that work, but are probably not meant."""
     n, f = len(lab.replicas()), lab.f
     if n != 3 * f + 1:
         yield Mistake(

@@ -84,7 +84,7 @@ def load_yaml(
 
     `stand_in` has values for required top-level keys, used while their own are missing or
     malformed so that the rest can be checked all the same; never in what is returned.
-    Raises InvalidFile and nothing else, whatever the file holds.
+    Raises only InvalidFile, with any content of the file.
     """
     document = parse(_read(path))
     found = [

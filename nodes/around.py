@@ -13,7 +13,7 @@ __all__ = ["EdgeAround"]
 
 
 class EdgeAround:
-    """Each method returns what is used in place of the part; these return the part itself."""
+    """Each method returns the replacement of a part; here, the part itself."""
 
     def wire(self, wire: Wire) -> Wire:
         """The wire to the replicas; gateways only."""

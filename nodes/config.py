@@ -73,7 +73,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProcessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every process is told. `ready` appears when it can be used. Without `events` it logs
+    """The settings of every process. `ready` appears when it can be used. Without `events` it logs
     none; `metrics` is where it answers Prometheus."""
 
     name: Name

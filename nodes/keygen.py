@@ -35,7 +35,7 @@ _NOT_AFTER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 
 
 class PublicKeys(msgspec.Struct, frozen=True):
-    """What may leave the machine. `spki` is base64 of the DER, `certificate` PEM."""
+    """The public values. `spki` is base64 of the DER, `certificate` PEM."""
 
     node: str
     spki: str

@@ -75,7 +75,7 @@ def serving_metrics(
 
 
 class _Collector:
-    """What the library asks at each request."""
+    """The collector that the library asks at each request."""
 
     def __init__(self, process: str, read: Callable[[], Iterable[Metric]]) -> None:
         self._process = process

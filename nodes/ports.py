@@ -58,8 +58,8 @@ class Timers(Protocol):
 
 
 class Wire(Protocol):
-    """Links to parties. Never blocks: what a slow party does not take is dropped, oldest first;
-    STATUS messages lead to it being sent again."""
+    """Links to parties. Never blocks: frames that a slow party does not take are dropped, oldest
+    first; after a STATUS message they are sent again."""
 
     def send(self, party: Party, frame: bytes) -> None:
         """Queues one frame; it may leave at any time after this call."""
@@ -118,11 +118,11 @@ class Store(Protocol):
         """Everything written so far is durable when this returns. Raises StoreFull."""
 
     def close(self) -> None:
-        """Commits what waits."""
+        """Commits the waiting writes."""
 
 
 class Events(Protocol):
-    """Where facts for people and timing go; see `nodes.events`."""
+    """The log of facts for people and timing; see `nodes.events`."""
 
     def emit(self, event: str, **fields: object) -> None:
         """One line; must not block."""

@@ -38,7 +38,7 @@ FAILING_S = 60.0  # two writes fail within this time although there is room: the
 
 
 class Arguments(NamedTuple):
-    """What every process takes on its command line."""
+    """The command line of every process."""
 
     config: Path
     exit_on_stdin_eof: bool

@@ -99,8 +99,8 @@ def revoke(tables: Tables, operation: Revoke, signer: Identity, at: At) -> dict[
 
 
 def device_agreed(tables: Tables, operation: Grant | Revoke) -> Grant | Revoke:
-    """Approvals for one device count together, whatever key it has by then; those of revocations
-    also whatever the reason."""
+    """Approvals for one device count together, even if its key changes meanwhile. Approvals of a
+    revocation count together even if their reasons differ."""
     target = tables.device(operation.target) or operation.target
     if isinstance(operation, Revoke):
         return msgspec.structs.replace(operation, target=target, reason="-")

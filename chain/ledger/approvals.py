@@ -47,7 +47,7 @@ class Approvals:
     def approve(
         self, operation: Operation, height: int, in_force: Callable[[bytes], bool]
     ) -> Approval:
-        """Counts the signer's approval of `operation`, whatever its counter. Approvals of
+        """Counts the signer's approval of `operation`; its counter does not matter. Approvals of
         administrators that are no longer `in_force` do not count, so those of a stolen key end
         with the key."""
         if self._needed <= 1:

@@ -91,8 +91,8 @@ def _path(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> _Path | None:
 def _parse_strictly(der: bytes) -> x509.Certificate:
     """Parses more strictly than the library. The library accepts unused bits in the signature's BIT
     STRING; DER signatures have none. It accepts serial numbers below 1, which RFC 5280, section
-    4.1.2.2, forbids; a later version will refuse them. Replicas must agree, whatever version each
-    has."""
+    4.1.2.2, forbids; a later version will refuse them. Replicas must agree, with any version of the
+    library."""
     certificate = x509.load_der_x509_certificate(der)
     if der[-len(certificate.signature) - 1] != 0:
         raise ValueError("unused bits in a signature")
@@ -110,9 +110,9 @@ def _issued(child: x509.Certificate, parent: x509.Certificate) -> bool:
 
 
 def _is_path(links: list[x509.Certificate]) -> bool:
-    """RFC 5280, section 6.1.4: which certificate may stand where, from the device's up to the root.
+    """RFC 5280, section 6.1.4: the order of certificates, from the device's up to the root.
 
-    IEEE 802.1AR, section 8: an IDevID is of an end entity. If it were a CA, it could issue more.
+    IEEE 802.1AR, section 8: an IDevID belongs to an end entity. A CA could issue more.
     Raises one of CERTIFICATE_FAULTS for an extension that cannot be read.
     """
     if any(_is_unknown(extension) for each in links for extension in each.extensions):

@@ -54,7 +54,7 @@ class _Item(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Authenticated(msgspec.Struct, frozen=True, gc=False):
-    """What `VerifiedRequest.operation` holds: the opened operation and who endorsed it.
+    """The content of `VerifiedRequest.operation`: the opened operation and its endorsers.
 
     `endorsers` are ids of members of epoch `epoch` with a signed accept, ascending. Whether they
     belong to the request's group is not checked yet.

@@ -21,12 +21,12 @@ __all__ = [
 
 
 def voucher_statement(network: bytes, spki: bytes, head: bytes) -> bytes:
-    """What a voucher's key signs. It vouches for this device key, network and head only."""
+    """A voucher's key signs this. It vouches for this device key, network and head only."""
     return b"m2m/1/voucher\0" + network + digest(spki) + head
 
 
 def renewal_statement(network: bytes, node: bytes, spki: bytes) -> bytes:
-    """What the new key of `node` signs: proof of possession."""
+    """The bytes that the new key of `node` signs: proof of possession."""
     return b"m2m/1/renewal\0" + network + node + digest(spki)
 
 
@@ -36,7 +36,7 @@ def board_node(network: bytes, spki: bytes) -> bytes:
 
 
 def board_statement(network: bytes, sponsor: bytes, board: bytes, head: bytes) -> bytes:
-    """What a board's key signs: possession, for this sponsor, here and now."""
+    """The bytes that a board's key signs: possession, for this sponsor, name, network and head."""
     return b"m2m/1/sponsored\0" + network + sponsor + digest(board) + head
 
 

@@ -31,7 +31,7 @@ def is_data(leaf: bytes) -> bool:
 
 
 def prune(block: Block) -> Block:
-    """`block` without what may be removed; `block` itself if nothing may."""
+    """`block` without the items that may be removed; `block` itself if there are none."""
     if not any(record.item and is_data(record.leaf) for record in block.records):
         return block
     records = (

@@ -36,7 +36,7 @@ LINES_MAX = 8192  # prepared leaves that are kept, about 1 KB each
 
 
 class Registry:
-    """Who is known to the chain after the last block."""
+    """The parties that the chain knows after the last block."""
 
     def __init__(self, genesis: Genesis) -> None:
         self._tables = Tables(genesis)
@@ -101,9 +101,9 @@ class Registry:
         return self._tables.epochs.next or self.membership
 
     def judge(self, request: VerifiedRequest) -> Reason | None:
-        """The first authentication: why the request would be refused now, None if it would not.
+        """The first authentication: the reason to refuse the request now, None if there is none.
 
-        Endorsements are not asked for. Later blocks may remove a reason of `LATER_REASONS`.
+        It does not look at endorsements. Later blocks may remove a reason of `LATER_REASONS`.
         """
         tables = self._tables
         opened = _authenticated(request).opened
@@ -295,7 +295,7 @@ def _authenticated(request: VerifiedRequest) -> Authenticated:
 
 
 def _signer_refusal(identity: Identity, counter: int, height: int, time_us: int) -> Reason | None:
-    """Why block `height` carries out nothing that this identity signs; None if it may sign."""
+    """Why block `height` refuses an operation by its signer and counter; None if it does not."""
     if counter <= identity.counter:
         return "counter"
     if identity.ended is not None and height > identity.ended_height:

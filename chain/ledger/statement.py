@@ -79,7 +79,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def issues_certificate(self) -> bool:
-        """True if this record issues a certificate, with all that a certificate says."""
+        """True if this record issues a certificate, with all fields of one."""
         return (
             self.status == OK
             and self.op in ("enrol", "renew", "grant")

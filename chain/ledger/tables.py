@@ -28,7 +28,7 @@ _SERIAL_BITS = 16  # a block has fewer than 2**16 records
 
 
 def serial_of(height: int, index: int) -> int:
-    """The serial of record `index` of block `height`: unique, and tells where it stands."""
+    """The serial of record `index` of block `height`: unique; both follow from it."""
     return height << _SERIAL_BITS | index
 
 
@@ -120,7 +120,7 @@ class Tables:
                 heapq.heappush(self._ends, (newest.not_after_us, device))
 
     def in_force(self, node: bytes, height: int) -> bool:
-        """Whether what this identity signed counts in block `height`."""
+        """Whether signatures of this identity count in block `height`."""
         identity = self.identities[node]
         return identity.ended is None or height <= identity.ended_height
 

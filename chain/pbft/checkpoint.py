@@ -141,7 +141,7 @@ def _agrees(s: ReplicaState, own: bytes) -> bool:
 
 
 def _forget_below(s: ReplicaState) -> None:
-    """The checkpoint is proven and executed: what lies below the previous one may be forgotten."""
+    """The checkpoint is proven and executed: facts below the previous one may be forgotten."""
     _persist_stable(s)
     s.out.append(Forget(s.log.kept_above))
     s.observe("checkpoint", s.stable.seq)

@@ -90,7 +90,7 @@ class Durable(msgspec.Struct, frozen=True, array_like=True):
 @final
 class Persist(msgspec.Struct, frozen=True):
     """Write this fact. It is durable by the next `Sync`. After a crash before that, a prefix of
-    what was written is left."""
+    the writes is left."""
 
     fact: Durable
 
@@ -193,7 +193,7 @@ class Accuse(msgspec.Struct, frozen=True):
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """A submitted request does not wait here: tell whoever submitted it."""
+    """A submitted request does not wait here: tell its submitter."""
 
     request: bytes
     reason: Refusal

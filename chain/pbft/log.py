@@ -18,7 +18,7 @@ __all__ = ["Accepted", "BatchContent", "Fact", "Log", "Offer", "Slot"]
 
 
 class Fact(Enum):
-    """What a vote brought about."""
+    """A change of state by a vote."""
 
     PREPARED = "prepared"
     COMMITTED = "committed"
@@ -27,7 +27,7 @@ class Fact(Enum):
 class BatchContent(msgspec.Struct, eq=False):
     """The batch behind a digest. `raw` is its encoding, empty when only the store has it.
 
-    After execution it is only there to serve others, and `proposal` and `requests` are gone.
+    After execution it only serves other replicas, and `proposal` and `requests` are gone.
     """
 
     raw: bytes
@@ -125,7 +125,7 @@ class Log:
         self.slots: dict[int, Slot] = {}
 
     def admits(self, seq: int) -> bool:
-        """h < n <= h + L (OSDI'99, section 4.2), and what is still kept below h."""
+        """h < n <= h + L (OSDI'99, section 4.2), and the numbers that are still kept below h."""
         return self.kept_above < seq <= self.low + self.window
 
     def get(self, seq: int) -> Slot | None:
@@ -163,7 +163,7 @@ class Log:
 
     def add_commit(self, vote: Commit, signed: Signed) -> Fact | Equivocation | None:
         """q COMMITs of one view are the proof of `committed(m, v, n)` (4.2): f+1 honest replicas
-        prepared it, so every later view keeps it. It holds whatever our own view is."""
+        prepared it, so every later view keeps it. Our own view does not matter."""
         slot = self.slot(vote.seq)
         count = slot.commits.add(vote.sender, vote.view, vote.digest, signed)
         if not isinstance(count, int):

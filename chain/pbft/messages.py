@@ -90,7 +90,7 @@ class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Proposal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a sequence number is proposed to hold; its digest is what replicas vote on.
+    """The proposed content of a sequence number. Replicas vote on its digest.
 
     `time_us` and `view` are those of the first proposal: a re-proposal after a view change is the
     same bytes. A null request (OSDI'99, section 4.4) has `time_us` 0 and no items; a heartbeat
@@ -186,7 +186,7 @@ class NewView(_ReplicaMessage, frozen=True, tag="NV"):
 
 
 class StatusMessage(_ReplicaMessage, frozen=True, tag="S"):
-    """Where its sender stands; whoever is ahead answers with what is missing (TOCS'02, 5.2).
+    """The sender's progress. A replica that is ahead sends the missing messages (TOCS'02, 5.2).
 
     `view_changes` lists the replicas whose VIEW-CHANGE for `view` the sender holds (pending
     only); `proposed` and `prepared` the sequence numbers above `executed` that it holds.

@@ -102,8 +102,8 @@ def _restore_prepared(s: ReplicaState, proof: PreparedProof) -> None:
 
 
 def resume(s: ReplicaState) -> None:
-    """First after the start: leaves a view in which we may have voted, sends again what may not
-    have arrived, and asks where others are."""
+    """First after the start: leaves a view in which we may have voted, repeats messages that may
+    not have arrived, and asks others for their progress."""
     interval = s.consensus.checkpoint_interval
     if s.executed > s.stable.seq and s.executed % interval == 0:
         checkpoint.vote(s)

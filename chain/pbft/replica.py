@@ -102,7 +102,7 @@ class Replica:
         return self._settle()
 
     def handle(self, item: Input, now_us: int) -> list[Effect]:
-        """What to do about `item`, in order. `now_us` is the wall time, microseconds since 1970."""
+        """The effects of `item`, in order. `now_us` is the wall time, microseconds since 1970."""
         s = self._begin(now_us)
         if s.halted:
             return s.out
@@ -178,7 +178,7 @@ class Replica:
         return s.out
 
     def message_filter(self) -> MessageFilter:
-        """For messages that the host verifies together: says which of them it need not verify."""
+        """For messages that the host verifies together: finds those that it need not verify."""
         return MessageFilter(self._s)
 
     # The host may read these, and never change them.

@@ -40,7 +40,7 @@ ACCUSATIONS_MAX = 1024  # distinct (culprit, reason) that are reported
 
 
 class ViewFact(msgspec.Struct, frozen=True, array_like=True):
-    """Durable before any vote in this view: where this replica stands. `message`: our VIEW-CHANGE
+    """Durable before any vote in this view: this replica's view. `message`: our VIEW-CHANGE
     while we wait for the view, None once it is active."""
 
     epoch: int
@@ -50,7 +50,7 @@ class ViewFact(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Peer(msgspec.Struct):
-    """What we remember about one peer, bounded: its last STATUS and what we served it."""
+    """Our memory of one peer, bounded: its last STATUS and our answers to it."""
 
     status_us: int = -(2**62)
     executed: int = -1

@@ -160,11 +160,11 @@ def _resend_checkpoint_votes(s: ReplicaState, status: StatusMessage) -> None:
 
 
 def _resend_log(s: ReplicaState, status: StatusMessage, peer: Peer, lags: bool) -> None:
-    """Sends what the peer needs to go on executing. If it has only just stopped, each replica sends
-    its own votes, and the primary the batches. If it stays stuck, or lags, f+1 replicas in turn
-    send all that they hold: a quorum's COMMITs prove that a batch is committed, even if their
-    senders are down now. The COMMITs come before their batch, so the peer takes the batch however
-    far ahead it is.
+    """Sends the messages that the peer needs to go on executing. If it has only just stopped, each
+    replica sends its own votes, and the primary the batches. If it stays stuck, or lags, f+1
+    replicas in turn send all that they hold: a quorum's COMMITs prove that a batch is committed,
+    even if their senders are down now. The COMMITs come before their batch, so the peer takes the
+    batch, no matter how far ahead it is.
 
     A peer that lags and makes progress gets each slot once."""
     if status.executed < s.log.kept_above:

@@ -281,7 +281,7 @@ def _take_bodies(
 
 
 def _drop_excess(t: Transfer) -> None:
-    """Drops what is not needed next, from the end; it is fetched again when there is room. The
+    """Drops pieces that are not needed next, from the end; they are fetched again later. The
     longest answer to the piece that is needed next stays."""
     first, *rest = t.pieces
     while rest and t.held > HELD_BYTES_MAX:

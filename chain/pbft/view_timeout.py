@@ -67,7 +67,7 @@ class ViewTimeout:
             self._since_us = now_us
 
     def not_quick(self) -> None:
-        """This view is not as quick as its blocks say."""
+        """This view is not quick, even if its blocks were."""
         self._quick = 0
 
     def failed(self, active: bool) -> None:

@@ -291,7 +291,7 @@ class LedgerCopy:
 
     @property
     def head_hash(self) -> bytes:
-        """What an access request names as the recent head."""
+        """The hash of the head: an access request names it as the recent head."""
         return digest(self.head)
 
     @property
@@ -305,7 +305,7 @@ class LedgerCopy:
             self._verifier.follow(step)
 
     def take(self, blocks: BlockRange) -> int:
-        """Verifies and appends what is new in a range; returns how many blocks that were.
+        """Verifies and appends the new blocks of a range; returns how many there were.
 
         Raises PeerFault at the first block that is not valid; those before it are kept.
         """

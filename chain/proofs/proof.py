@@ -137,7 +137,7 @@ class ProofVerifier:
         return self._memberships[-1]
 
     def verify(self, proof: Proof) -> Statement:
-        """What the proven record says.
+        """The statement of the proven record.
 
         Raises PeerFault: "wrong-network", "bad-seal", "bad-path", "bad-epoch", "bad-cbor".
         """

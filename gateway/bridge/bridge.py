@@ -58,7 +58,7 @@ LIMITED_EVENT_MS = 1_000  # between two events about one relay that sends too mu
 
 
 class Bridge:
-    """`counts` has the refusals by reason, and what was accepted."""
+    """`counts` has the refusals by reason, and the accepted requests."""
 
     def __init__(
         self,
@@ -74,8 +74,9 @@ class Bridge:
         kept: Any = None,
         trace: Trace = NO_TRACE,
     ) -> None:
-        """`unfinished` is what the outbox holds. The broker's logins are up to date up to height
-        `logins_done`. `kept` is a `state` of this process, or None. Raises BlockStoreError."""
+        """`unfinished` are the entries of the outbox. The broker's logins are up to date up to
+        height `logins_done`. `kept` is a `state` of this process, or None. Raises BlockStoreError.
+        """
         self.chain = Follower(genesis, scheme, store)
         self.counts: Counter[str] = Counter()
         self.net = genesis.network.hex()[:16]
@@ -114,7 +115,7 @@ class Bridge:
         return len(self._waiting)
 
     def _restore(self, unfinished: Iterable[Entry], logins_done: int) -> None:
-        """Reads the blocks of the store, then what the outbox still holds."""
+        """Reads the blocks of the store, then the entries of the outbox."""
         for settled in self.chain.restore():
             for change in self._logins.changes(settled):
                 if settled.height > logins_done:
@@ -436,8 +437,8 @@ class Bridge:
 
 
 def _fingerprint(payload: bytes) -> bytes:
-    """Stands for the id where no request could be read: SHA-256 of what the device sent, or of the
-    whole message."""
+    """Stands for the id if no request could be read: SHA-256 of the device's body, or of the whole
+    message."""
     try:
         with refusing():
             return digest(stamped_codec.decode(payload).body)

@@ -106,7 +106,7 @@ class Follower:
 
     @property
     def removed(self) -> frozenset[int]:
-        """Replicas that the chain has removed: what they say counts for nothing."""
+        """Replicas that the chain has removed: their statements do not count."""
         return self.ledger.registry.removed_replicas
 
     @property
@@ -127,7 +127,7 @@ class Follower:
 
     @property
     def state(self) -> tuple[Ledger, ProofVerifier, bytes]:
-        """What was verified, to be kept for `resume`."""
+        """The verified state, to be kept for `resume`."""
         return self.ledger, self.proofs, self.head
 
     def resume(self, state: tuple[Ledger, ProofVerifier, bytes], height_max: int) -> bool:
@@ -160,7 +160,7 @@ class Follower:
     def feed(self, seal: Seal) -> tuple[list[Settled], list[Conflict]]:
         """Takes one replica's seal: the blocks that became final, and the contradictions found.
 
-        Raises PeerFault for what only a faulty replica sends.
+        Raises PeerFault for a seal that only a faulty replica sends.
         """
         with refusing():
             first = self.tracker.feed(seal)

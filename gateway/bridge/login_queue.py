@@ -63,7 +63,7 @@ class LoginQueue:
 
     def connected(self, connection: int) -> bool:
         """Notes the number of the connection to the broker. Returns whether it is new: then the
-        broker may have had a power cut, and what is not settled waits again."""
+        broker may have had a power cut, and changes that are not settled wait again."""
         if connection == self._connection:
             return False
         self._connection = connection
@@ -80,8 +80,8 @@ class LoginQueue:
         return name in self._additions
 
     def next(self, now_s: float, *, may_add: bool) -> list[Waiting] | None:
-        """What to ask the broker for now: removals, or one addition. An empty list asks for any
-        answer, which settles something. None: there is nothing to ask."""
+        """The next request to the broker: removals, or one addition. An empty list asks for any
+        answer, which settles earlier changes. None: there is nothing to ask."""
         due = (each for each in self._removals.values() if each.due_s <= now_s)
         if removals := list(islice(due, REMOVALS_AT_ONCE_MAX)):
             return removals

@@ -117,7 +117,7 @@ class Logins:
         self._devices, self._device_of, self._expiries, self._vouchers = state
 
     def changes(self, settled: Settled) -> list[LoginChange]:
-        """What a block changes at the broker."""
+        """The changes of a block at the broker."""
         found = []
         for position, statement in enumerate(settled.statements):
             for name, user in self._changes(settled, position, statement):

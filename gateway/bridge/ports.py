@@ -14,7 +14,7 @@ __all__ = ["Limits", "Outside", "Writes"]
 
 
 class Outside(Protocol):
-    """What the bridge needs from the process around it. No method blocks."""
+    """The process around the bridge, as the bridge uses it. No method blocks."""
 
     def submit(self, cose: bytes, *, everyone: bool) -> None:
         """Sends a request to the replica that seems to be the primary, or to all."""
@@ -53,7 +53,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Writes(msgspec.Struct, frozen=True):
-    """What the outbox must store and may forget before `written` is called."""
+    """Entries that the outbox must store, and may forget, before `written` is called."""
 
     fresh: tuple[Entry, ...]
     done: tuple[bytes, ...]

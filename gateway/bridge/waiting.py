@@ -87,7 +87,7 @@ class Waiting:
         return self._requests.get(request)
 
     def add(self, digest: bytes, request: Pending) -> None:
-        """Call `has_room` first, except for what the outbox holds since an earlier start."""
+        """Call `has_room` first, except for entries of the outbox from an earlier start."""
         self._requests[digest] = request
         self._by_device[request.device] += 1
         self._by_relay[request.relay] += 1

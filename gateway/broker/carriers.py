@@ -60,7 +60,7 @@ def spread(carriers: Mapping[str, str], directory: Path) -> tuple[bool, list[str
 
 
 def certificate_of(node: str, pem: bytes) -> str:
-    """The first certificate in `pem`, encoded again, without whatever came with it.
+    """The first certificate in `pem`, encoded again, without any other content.
 
     Raises PeerFault unless it is a certificate of the key of `node`.
     """

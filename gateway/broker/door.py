@@ -282,8 +282,8 @@ class _Connection(ReaderAdapter):
                 assert_never(packet)
 
     async def _publish(self, packet: packets.Publish) -> None:
-        """Delivers, then acknowledges. amqtt acknowledges first, even what it then denies, and
-        queues without limit.
+        """Delivers, then acknowledges. amqtt acknowledges first, even publishes that it then
+        denies, and queues without limit.
         """
         if packet.topic == ADMIN_REQUEST:
             await self._door.administer(packet.payload)

@@ -31,7 +31,7 @@ class PluginDocument:
         self.path = self._left_in_memory() or self._new()
 
     def _left_in_memory(self) -> Path | None:
-        """What a broker that was killed left in memory; it may be newer than what is on disk."""
+        """The file in memory of a killed broker; it may be newer than the one on disk."""
         try:
             folder = Path(self._pointer.read_text())
             path = folder / self._kept.name

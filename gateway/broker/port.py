@@ -150,7 +150,7 @@ class BrokerAdminError(Exception):
 
 
 class BrokerAdmin(Protocol):
-    """What the gateway changes at the broker as the chain admits and revokes. All is repeatable."""
+    """The gateway's changes at the broker as the chain admits and revokes. All are repeatable."""
 
     @property
     def connection(self) -> int:

@@ -150,7 +150,7 @@ def parse(text: str) -> Topic:
 
 
 class Role(StrEnum):
-    """What a client is to the broker. It is independent of the privilege on the chain."""
+    """The role of a client at the broker. It is independent of the privilege on the chain."""
 
     DEVICE = "device"
     """An admitted mobile device."""

@@ -75,7 +75,7 @@ def monotonic_ms() -> int:
 
 
 class BoardLink:
-    """The link to one board while `run` runs. It survives whatever happens to the cable.
+    """The link to one board while `run` runs. It survives all troubles of the cable.
 
     `new_session(highest)` makes the session of a port that was opened; `highest` is what `store`
     holds. `on_event` is called in the event loop's thread and must not block. A reading is taken

@@ -28,7 +28,7 @@ shared_modules = ("board_session", "frames", "seal", "session", "tinycbor")
 
 
 class Flashed(TypedDict):
-    """What the chain records of a flashed board, both as hexadecimal digits."""
+    """The two values that the chain records of a flashed board, as hexadecimal digits."""
 
     firmware_sha256: str
     key_check_value: str

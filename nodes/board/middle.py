@@ -74,7 +74,7 @@ class LineMiddle:
         return self._from_board
 
     def from_host(self, data: bytes) -> Moved:
-        """Reflects frames of the host back to it, if that is what he does."""
+        """Reflects frames of the host back to it, if that is his order."""
         moved = Moved(to_board=data)
         if self.how == "reflect":
             *chunks, self._from_host = (self._from_host + data)[-_CHUNK_BYTES_MAX:].split(b"\0")

@@ -130,7 +130,7 @@ class BoardProcess:
         self._powered = self._tasks.start(self._power())
 
     async def _unplug(self) -> None:
-        """Removes the link, hangs up on whoever has the port open, and cuts the board's power."""
+        """Removes the link, hangs up open ports, and cuts the board's power."""
         if self._port is None:
             return
         master, slave = self._port

@@ -23,7 +23,7 @@ _TWINS_MAX = 1024  # proposals with a second story; the oldest are forgotten
 
 
 class Conspiracy:
-    """`accomplices` (replica ids, the liar's own included) send `deceived` another story."""
+    """`accomplices` (replica ids, the liar's own included) send other batches to `deceived`."""
 
     def __init__(
         self, accomplices: frozenset[int] = frozenset(), deceived: frozenset[int] = frozenset()
@@ -47,7 +47,7 @@ class Conspiracy:
                 del self._twins[next(iter(self._twins))]
 
     def twin_digest(self, digest: bytes) -> bytes | None:
-        """The digest of what the deceived were sent instead of the proposal with this digest."""
+        """The digest of the proposal that the deceived got instead of the one with this digest."""
         return self._twins.get(digest)
 
 

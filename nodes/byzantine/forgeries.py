@@ -106,7 +106,7 @@ def _bad_batch(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Ac
 
 
 def _censor(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
-    """As primary it leaves out what one client asks for, or everything: clients wait."""
+    """As primary it leaves out the requests of one client, or all: clients wait."""
     if not isinstance(message, PrePrepare) or not effect.signed.attachment:
         return [effect]
     proposal = decode_proposal(effect.signed.attachment)

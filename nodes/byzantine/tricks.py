@@ -98,7 +98,7 @@ def _twin_proposal(actor: Misbehaviour, signed: Signed, message: PrePrepare) -> 
 
 
 def _conspire(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
-    """One story to some, another to the deceived, and votes for both."""
+    """Sends one batch to some, another to the deceived, and votes for both."""
     lie: Signed | None = None
     if not isinstance(effect, Broadcast):
         return [effect]

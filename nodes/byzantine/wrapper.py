@@ -69,7 +69,7 @@ class Misbehaviour:
         self._active = active
 
     def rewrite(self, effects: list[Effect]) -> list[Effect | Delayed]:
-        """What is carried out instead of `effects`."""
+        """The effects to carry out instead of `effects`."""
         if not self._active():
             return list(effects)
         out: list[Effect | Delayed] = []

@@ -88,7 +88,7 @@ class Uplink(Protocol):
         """(topic, payload) for `body`."""
 
     def again(self, payload: bytes, tries: int) -> bytes:
-        """What to send instead of `payload` after `tries` attempts without an answer."""
+        """The payload to send after `tries` attempts without an answer."""
 
     def unwrap(self, payload: bytes) -> bytes:
         """The body in a payload that `wrap` made."""
@@ -326,7 +326,7 @@ class Device:
         return open_password(self._sealed_password or b"", key)
 
     def keep_certificate(self, key: ec.EllipticCurvePrivateKey) -> None:
-        """Writes what the last answer proved of `key` as an X.509 carrier: for TLS and brokers."""
+        """Writes the last answer's proof for `key` as an X.509 carrier: for TLS and brokers."""
         assert self._proof is not None, "an answer came"
         pem = carrier_certificate(key, self._proof)
         write_atomically(Path(self._config.state) / CERTIFICATE_FILE, pem)
@@ -348,8 +348,9 @@ class Device:
             self._bad.add(fault.code, topic=message.topic, reason=fault.code)
 
     def _on_head(self, payload: bytes) -> None:
-        """Takes only a higher head: a gateway may lag behind another. But any head replaces a head
-        of a later epoch, which cannot be verified yet: its gateway may lie."""
+        """Takes only a higher head, because a gateway may lag behind another. One exception: a head
+        of a later epoch cannot be verified yet, and its gateway may lie. So any head replaces it.
+        """
         if newest := decode_range(payload).blocks:
             head = Head.decode(newest[-1].head)
             if head.height > self.announced or self._unproven:
@@ -398,7 +399,7 @@ class Device:
             self._denied_unproven.add(*said.values(), **said)
 
     def _is_proven(self, denied: Denied, operation: Operation) -> bool:
-        """Judged by what came with it, or by what this device knows itself. Raises PeerFault for a
+        """Judges the denial by its proof, or by this device's own knowledge. Raises PeerFault for a
         false proof."""
         if denied.reason == "counter":
             return operation.counter <= self.chain_counter

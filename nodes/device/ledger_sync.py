@@ -100,7 +100,7 @@ class LedgerSync:
                 await asyncio.to_thread(self._kept.write, state)
 
     def _begin_again(self, path: Path) -> None:
-        """What does not verify any more is fetched again, from genesis."""
+        """A copy that does not verify any more is fetched again, from genesis."""
         self._store.close()
         self._kept.forget()
         for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
@@ -149,7 +149,7 @@ class LedgerSync:
         return self.copy.height
 
     async def follow(self, login: Login, uplink: Uplink) -> None:
-        """Fetches what newer heads announce; until cancelled."""
+        """Fetches the blocks of newer announced heads; until cancelled."""
         while True:
             await asyncio.sleep(FOLLOW_PERIOD_S)
             if self._device.announced > self.copy.height:

@@ -48,7 +48,7 @@ Work = Callable[[Device, Sender, Login, Go], AbstractAsyncContextManager[None]]
 
 
 class Parts(NamedTuple):
-    """What one kind of device has of its own."""
+    """The parts that differ between the kinds of devices."""
 
     uplink: Uplink
     work: Work
@@ -56,7 +56,7 @@ class Parts(NamedTuple):
 
 
 class _Admitted(msgspec.Struct, frozen=True):
-    """What a device has while it is admitted and logged in."""
+    """The parts of a device while it is admitted and logged in."""
 
     device: Device
     login: Login

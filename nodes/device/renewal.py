@@ -31,7 +31,7 @@ RETRY_AFTER_CHECKS = 20
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator wants this device to do."""
+    """An operator's order to this device."""
 
     do: Literal["renew", "rollover", "revoke"]
 

@@ -73,7 +73,7 @@ class DeviceState:
         self._save()
 
     def next_counter(self) -> int:
-        """Higher than any before, whatever happened meanwhile."""
+        """Higher than any before, also after a power cut."""
         self._counter += 1
         if self._counter > self._kept.reserved:
             self._kept.reserved = self._counter + COUNTERS_RESERVED

@@ -38,7 +38,7 @@ class Voucher(msgspec.Struct, frozen=True):
     chain: tuple[bytes, ...] = ()
 
     def sign(self, statement: bytes) -> Token | Factory:
-        """What goes into the access request."""
+        """The voucher of the access request, signed."""
         signature = self.signer.sign(statement)
         if self.chain:
             return Factory(chain=self.chain, signature=signature)

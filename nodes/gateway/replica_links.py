@@ -93,7 +93,7 @@ class ReplicaLinks:
             self._send(replica, frame)
 
     async def run(self) -> None:
-        """Takes what arrives; until cancelled."""
+        """Takes arriving messages; until cancelled."""
         while True:
             for count, (party, frame) in enumerate(await self._inbox.turn(), 1):
                 self._on_frame(party, frame)

@@ -99,8 +99,8 @@ class Device:
         return key
 
     async def _send_all(self, key: bytes, go: Go) -> None:
-        """A reading is due at each time of the plan, whatever happened to earlier ones. A device
-        that was started again leaves out what was due before."""
+        """A reading is due at each time of the plan, even if earlier ones are not answered. A
+        restarted device leaves out readings that were due before its start."""
         sensor = RoomSensor(go.seed, self._config.name)
         due = [due_ns for each in go.sends_ms if (due_ns := go.due_ns(each)) >= self._began_ns]
         for number, due_ns in enumerate(due, 1):

@@ -108,7 +108,7 @@ class GatewayProcess:
                     publishing.start(self._publish(topic, carried.message, in_flight))
 
     async def _publish(self, topic: str, payload: bytes, in_flight: asyncio.Semaphore) -> None:
-        """What the broker does not take in time is dropped: its device asks again."""
+        """A message that the broker does not take in time is dropped: its device asks again."""
         try:
             await self._client.publish(topic, payload, deadline_s=PUBLISH_DEADLINE_S)
         except BrokerUnavailableError:

@@ -48,8 +48,8 @@ class Links:
         self.wire.send(party, carried_codec.encode(Carried(device, message)))
 
     async def turn(self) -> list[tuple[Party, Carried]]:
-        """What came since the last turn; waits until there is something. Raises what ended the
-        wire."""
+        """The messages since the last turn; waits until there are some. Raises the exception that
+        ended the wire."""
         taken = await self._inbox.turn()
         self.wire.resume()
         return list(self._decoded(taken))

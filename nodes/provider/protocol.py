@@ -91,12 +91,12 @@ carried_codec: Codec[Carried] = Codec(Carried, PAYLOAD_BYTES_MAX + 2 * _ENVELOPE
 
 
 def call(key: bytes, device: str, kind: CallKind, counter: int, body: bytes) -> Call:
-    """What the holder of `key` says as `device`."""
+    """A call of `device`, made by the holder of `key`."""
     return Call(kind, counter, body, _mac(key, "device", device, kind, counter, "", body))
 
 
 def answer(key: bytes, device: str, to: Call, status: str, body: bytes = b"") -> Reply:
-    """What the provider says to `device`."""
+    """The provider's answer to `device`."""
     mac = _mac(key, "provider", device, to.kind, to.counter, status, body)
     return Reply(to.kind, to.counter, status, body, mac)
 

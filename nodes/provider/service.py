@@ -55,7 +55,7 @@ class Service:
         return answer(key, device, call, OK, self._body(key, device, call))
 
     def commit(self) -> int:
-        """Makes durable what was taken, keys first. Returns how many calls that were."""
+        """Makes the taken calls durable, keys first. Returns how many there were."""
         taken, self._taken = self._taken, 0
         if taken:
             self._escrow.commit()

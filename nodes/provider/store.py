@@ -35,7 +35,7 @@ ROW_BYTES_MIN = 96  # a name and a MAC
 
 
 class Reading(msgspec.Struct, frozen=True, array_like=True):
-    """What a device said and the provider took: a row of `readings`. An enrolment has counter 0."""
+    """A device's call that the provider took: a row of `readings`. An enrolment has counter 0."""
 
     device: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
     counter: Whole
@@ -70,7 +70,7 @@ class Escrow:
 
 
 class Readings:
-    """What was taken, in batches: what came together is made durable together."""
+    """The taken readings, in batches: those that came together are made durable together."""
 
     def __init__(self, path: Path) -> None:
         self._db = _open(path, _READINGS)
@@ -107,8 +107,8 @@ class Readings:
 
 
 def read_readings(path: Path) -> Iterator[Reading]:
-    """What a collected file holds, oldest batch first. Raises sqlite3.Error, also for a file that
-    somebody made up."""
+    """The readings of a collected file, oldest batch first. Raises sqlite3.Error, also for a file
+    that somebody made up."""
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
         database.execute("PRAGMA trusted_schema = OFF")

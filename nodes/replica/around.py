@@ -13,7 +13,7 @@ __all__ = ["Around"]
 
 
 class Around:
-    """Each method returns what is used in place of the part; these return the part itself."""
+    """Each method returns the replacement of a part; here, the part itself."""
 
     def wire(self, wire: Wire, signer: Signer, events: Events) -> Wire:
         return wire

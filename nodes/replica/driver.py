@@ -155,8 +155,7 @@ class Driver:
         fired: Iterable[str] = (),
     ) -> None:
         """Carries out `effects` (the endorser's), then handles timers that fired, then all inputs.
-        What is to be sent waits for `settle`, or for `commit` and `release`. Raises StoreFull,
-        Damaged."""
+        Messages wait for `settle`, or for `commit` and `release`. Raises StoreFull, Damaged."""
         now_us = self._clock.now_us()
         if effects:
             self._carry_out(effects)
@@ -177,7 +176,7 @@ class Driver:
             self._serve()
 
     def _serve(self) -> None:
-        """Answers a share of what peers asked for. The rest waits for later turns."""
+        """Answers a share of the peers' questions. The rest waits for later turns."""
         now_us = self._clock.monotonic_us()
         left = TURN_BYTES_MAX
         while left > 0 and (question := self._serving.take(now_us)) is not None:
@@ -211,11 +210,11 @@ class Driver:
 
     @property
     def must_sync(self) -> bool:
-        """Whether what waits to be sent depends on something that is not durable yet."""
+        """Whether the waiting messages depend on something that is not durable yet."""
         return self._must_sync
 
     def commit(self) -> None:
-        """Makes durable what must be. May run in another thread if nothing else uses driver or
+        """Syncs the store if it must. May run in another thread if nothing else uses driver or
         store until it returns."""
         if self._must_sync:
             self._store.commit()
@@ -223,7 +222,7 @@ class Driver:
             self._phases.synced()
 
     def release(self) -> None:
-        """Sends what waits. Call it only after `commit`."""
+        """Sends the waiting messages. Call it only after `commit`."""
         assert not self._must_sync
         outbox, self._outbox = self._outbox, []
         for party, frame in outbox:
@@ -234,7 +233,7 @@ class Driver:
             self._clients.sealed(height, stored, requests)
 
     def sent(self) -> None:
-        """To be called when what was released has left: the trace notes it."""
+        """Call it when the released messages have left: the trace notes it."""
         self._phases.sent()
 
     def idle(self) -> None:

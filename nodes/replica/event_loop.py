@@ -87,8 +87,8 @@ class EventLoop:
             self._loop.call_soon(self._guarded, self._turn)
 
     def _turn(self) -> None:
-        """Takes one share of what arrived. Frames stay in the inbox while other threads verify, and
-        while enough verified frames wait for a commit: their order is kept."""
+        """Takes one share of the inbox. Frames stay there while other threads verify, and while
+        enough verified frames wait for a commit: so their order is kept."""
         self._turning = False
         if not self._running or self._verifying or self._full:
             return

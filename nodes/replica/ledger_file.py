@@ -62,7 +62,7 @@ _records_encoder = msgspec.msgpack.Encoder()
 
 
 class Damaged(Exception):
-    """The file is not what was written: a flipped bit, a cut, an older copy."""
+    """The file was changed since it was written: a flipped bit, a cut, an older copy."""
 
 
 def encode_records(block: Block) -> bytes:
@@ -202,7 +202,7 @@ def open_readonly(path: Path) -> LedgerFile:
 
 
 def _bytes(path: Path) -> int:
-    """The size of the database and of what was not yet folded into it."""
+    """The size of the database and of its write-ahead log."""
     parts = (path, path.with_name(f"{path.name}-wal"))
     return sum(part.stat().st_size for part in parts if part.exists())
 

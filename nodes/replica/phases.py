@@ -25,7 +25,7 @@ _Place = tuple[int, int, int]
 
 
 class Phases:
-    """Makes at most one event per block out of observations: what each phase took."""
+    """Makes at most one event per block out of observations: the time of each phase."""
 
     _SPANS_MAX = 1024  # sequences in flight; older ones are forgotten
 

@@ -215,8 +215,8 @@ class ReplicaProcess:
         return self._from_disk(path)
 
     def _disk_store(self, path: Path) -> SqliteStore:
-        """A new store begins in abstention if a damaged one lies beside it, whatever interrupted us
-        before, or if this key already had a store in this network, which somebody deleted."""
+        """A new store begins in abstention in two cases: a damaged store lies beside it (also if an
+        earlier start was interrupted), or somebody deleted this key's store of this network."""
         store = SqliteStore(path, self._genesis.encode(), self._config.replica)
         beside_key = Path(self._config.key).with_name(_VOTES_IN)
         network = self._genesis.network.hex()

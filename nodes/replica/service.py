@@ -67,7 +67,7 @@ _SUPERFLUOUS = Superfluous()
 class Service:
     """Rebuilds the ledger from `store` when it is made. Raises Damaged if that does not work.
 
-    `abstention` (after damage) and `wrap` (in tests and attacks) change what is sent.
+    `abstention` (after damage) and `wrap` (in tests and attacks) change the messages.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Service:
     def _verify_frame(
         self, party: Party, frame: bytes, message_filter: MessageFilter
     ) -> Verified | Submit:
-        """Whatever the frame raises is its sender's fault: nothing here changes any state."""
+        """Any exception here is the sender's fault: nothing here changes any state."""
         try:
             with refusing():
                 if not isinstance(party, int):

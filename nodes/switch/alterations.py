@@ -29,7 +29,7 @@ _WEAKER = ("43a10100", "43a10104", "43a10105", "43a1012f", "43a10138", "43a10118
 
 
 def altered(body: bytes, rng: Random) -> tuple[bytes, str]:
-    """(changed body, what was changed)."""
+    """(changed body, a name of the change)."""
     ways = (_field, _resigned, _signature, _bit, _bit, _cut)
     changed, what = rng.choice(ways)(body, rng)
     return (changed, what) if changed != body else _bit(body, rng)
@@ -67,7 +67,7 @@ def request_of(body: bytes) -> bytes | None:
 
 
 def _opened(body: bytes) -> Opened | None:
-    """What the body asks for. The network's id is taken from the body too."""
+    """The operation in the body. The network's id is taken from the body too."""
     at = body.find(_NETWORK) + len(_NETWORK)
     try:
         with refusing():

@@ -47,7 +47,7 @@ class EffectsSeam:
             self._events.emit("byzantine", trick=wanted.trick)
 
     def rewrite(self, effects: list[Effect]) -> Sequence[Effect | Delayed]:
-        """What is carried out instead of `effects`."""
+        """The effects to carry out instead of `effects`."""
         if self._acting is None:
             return effects
         changed = self._acting.rewrite(effects)

@@ -39,7 +39,7 @@ class LinkOrder(
     omit_defaults=True,
     rename={"from_": "from"},
 ):
-    """What happens to messages to and from each party. `seed` makes it repeatable."""
+    """The shapes of messages to and from each party. `seed` makes them repeatable."""
 
     to: Shapes = {}
     from_: Shapes = {}
@@ -47,8 +47,8 @@ class LinkOrder(
 
 
 class LinksSeam:
-    """Orders add up. Counts of what was shaped are logged as "link-acts", by direction and party:
-    messages since the shape of that way last changed."""
+    """Orders add up. Counts of shaped messages are logged as "link-acts", by direction and party,
+    since the shape of that way last changed."""
 
     def __init__(self, events: Events) -> None:
         self._events = events

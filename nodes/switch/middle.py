@@ -45,7 +45,7 @@ How = Literal["alter", "downgrade", "reflect", "drop", "delay", "answer"]
 
 
 class Middle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What happens to each message that the device publishes.
+    """The treatment of each message that the device publishes.
 
     `alter` and `downgrade`: `copies` changed ones arrive before it, each with another change.
     `reflect`: the gateway's answers are sent up in the device's name. `drop`: it is taken away and

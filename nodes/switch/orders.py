@@ -54,7 +54,7 @@ class BadOrder(Exception):
 
 
 class Orders:
-    """Follows `directory`; whatever an earlier process left there is removed."""
+    """Follows `directory`; orders from before its start are removed."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)

@@ -26,7 +26,7 @@ SEAM = "relay"
 
 
 class RelayTrick(StrEnum):
-    """What a relay does to what it carries."""
+    """A fault in the messages that a relay carries."""
 
     DROP = "drop"
     ALTER = "alter"

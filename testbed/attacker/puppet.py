@@ -1,4 +1,4 @@
-"""A device in the attacker's hand: it signs whatever he wants to try."""
+"""A device in the attacker's hand: it signs anything that he wants to try."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Flood(Params):
     the broker takes; no request is that large. `slow`: connections that never finish their login.
     `storm`: connections with a wrong password, one after the other. The first three go through a
     relay's login; on the baseline they are calls of a device that the provider knows. `details` has
-    what it cost the attacker (messages, bytes) and what honest devices got meanwhile (goodput per
+    the attacker's cost (messages, bytes) and the service of honest devices meanwhile (goodput per
     second, p99 in ms)."""
 
     for_: SpanField = Field(alias="for")

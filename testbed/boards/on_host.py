@@ -114,7 +114,7 @@ class Board:
         return {"error": f"no greeting within {limit_s:g} s; heard {bytes(heard[-200:])!r}"}
 
     def let_go(self) -> None:
-        """Closes the port, whatever state the board is in."""
+        """Closes the port, in any state of the board."""
         at, self._at = self._at, None
         if at is not None:
             with contextlib.suppress(Exception):

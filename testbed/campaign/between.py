@@ -28,7 +28,7 @@ def assert_clean(hosts: Mapping[str, Host]) -> None:
 
 
 def unclean(hosts: Mapping[str, Host]) -> str:
-    """What was left of ours on each host, and what fixes that; "" if nothing was left."""
+    """Our remains on each host, and the fix; "" if there are none."""
 
     def look(name: str) -> tuple[str, str]:
         host, fix = hosts[name], _RESTORE

@@ -132,7 +132,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Seen:
-    """An injection was seen to take effect: what showed it, and what was read back."""
+    """An injection was seen to take effect: the evidence, and the values read back."""
 
     what: str
     read_back: Mapping[str, object] = field(default_factory=dict)

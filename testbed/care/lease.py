@@ -131,8 +131,7 @@ def release(host: Host, token: str) -> None:
 
 
 def break_lease(host: Host, *, takeover: bool = False) -> None:
-    """End the lease, whoever has it. At a takeover its owner is notified. Restore the host
-    first."""
+    """End anybody's lease. At a takeover its owner is notified. Restore the host first."""
     _ask(host, "take-over" if takeover else "break")
 
 

@@ -32,7 +32,7 @@ NAMED_MAX = 3  # examples in a detail
 
 
 class Property(msgspec.Struct, frozen=True, kw_only=True):
-    """`detail` says what was checked, or what broke it. `held` is None if it cannot be judged."""
+    """`detail` describes the check, or the break. `held` is None if it cannot be judged."""
 
     name: str
     held: bool | None

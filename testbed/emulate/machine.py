@@ -81,7 +81,7 @@ class RunningMachine:
                 self._boot()
 
     def off(self) -> None:
-        """Cut the power: every process of the host ends at once, whatever it was doing."""
+        """Cut the power: every process of the host ends at once."""
         with self._lock:
             self._wanted = False
             self._kill()

@@ -93,7 +93,7 @@ class SshDialogue(Dialogue):
 
 
 def close_channel(channel: paramiko.Channel) -> None:
-    """Close a channel, whatever state its connection is in."""
+    """Close a channel, in any state of its connection."""
     with suppress(OSError, EOFError, paramiko.SSHException):  # the connection may be gone already
         channel.close()
 
@@ -102,8 +102,8 @@ def execute(channel: paramiko.Channel, command: str, deadline_s: float) -> None:
     """Make the channel run a command. Raises TimeoutError at the deadline, and otherwise what
     Paramiko raises.
 
-    Paramiko waits without limit for the machine's answer, whatever the channel's time-out. A
-    machine whose disk hangs opens channels and never answers.
+    Paramiko ignores the channel's time-out while it waits for the machine's answer. A machine whose
+    disk hangs opens channels and never answers.
     """
     watchdog = threading.Timer(left_s(deadline_s), close_channel, (channel,))
     watchdog.daemon = True

@@ -348,7 +348,7 @@ def _end(connection: _Connection) -> None:
 
 
 def _abort(connection: Connection, proxy: paramiko.Channel | paramiko.ProxyCommand | None) -> None:
-    """Ends a connection attempt, whatever stage it hangs in."""
+    """Ends a connection attempt, in any stage."""
     with suppress(Exception):
         connection.client.close()
     if proxy is not None:

@@ -58,7 +58,7 @@ STOP_ORDER: Final = (_DEVICES, frozenset(PROCESS_ROLES) - _DEVICES)
 
 
 class Deployment:
-    """Use as a context manager: whatever was started is stopped on the way out.
+    """Use as a context manager: everything that was started is stopped on the way out.
 
     `python` names the interpreter on each host that has our code installed. `lab` keeps only the
     part that `system` uses.

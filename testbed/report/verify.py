@@ -56,8 +56,8 @@ def verify_bundle(bundle: Bundle) -> Iterator[str]:
 
 
 def _promised(manifest: Manifest, there: set[str], *, derived: bool) -> Iterator[str]:
-    """What every bundle has that says what this one does of its runs. Other files depend on the
-    lab, or on the version that made them. Runs of which nothing is there are left out."""
+    """The files that every bundle with this manifest must have. Other files depend on the lab, or
+    on the version that made them. Runs without any file are left out."""
     yield from manifest.inputs
     if derived:
         yield from ("summary.json", "report.html", "junit.xml")

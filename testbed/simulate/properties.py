@@ -202,7 +202,7 @@ class Checker:
             )
 
     def holds(self, replica: int, values: int, values_max: int) -> None:
-        """Checks that memory is bounded, whatever peers send."""
+        """Checks that memory is bounded, with any messages of peers."""
         if replica in self._honest and values > values_max:
             raise self.broken("memory", f"r{replica} holds {values} values, at most {values_max}")
 

@@ -67,7 +67,7 @@ def own_disk(duration_s: float) -> Iterator[Path | None]:
 @contextmanager
 def filled(disk: Path) -> Iterator[None]:
     """The disk is full for the length of a `with` block: it is made as small as its content. That
-    takes no time, whatever its size."""
+    takes no time, with any size."""
     whole = os.statvfs(disk)
     size_bytes = whole.f_blocks * whole.f_frsize
     try:

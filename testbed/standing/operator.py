@@ -145,8 +145,8 @@ class Operator:
         return next(each for _, each in self.devices if each.node == node)
 
     def find(self, who: str) -> tuple[str, Identity]:
-        """The device with this name (whichever of its keys is in force), or with a node id that
-        begins so. Raises ConfigurationError with similar names."""
+        """The device with this name (under its newest key), or with a node id that begins so.
+        Raises ConfigurationError with similar names."""
         found = meant(self.devices, who)
         names = sorted({name for name, _ in found})
         if len(names) > 1:

@@ -4,7 +4,7 @@ import os
 
 
 def finish_rename(new, path):
-    """Finish what a power cut interrupted: FAT removes the old file before it renames the new one.
+    """Finish a rename after a power cut: FAT removes the old file before it renames the new one.
 
     If the new file is empty, writing never began, and there was no old file.
     """

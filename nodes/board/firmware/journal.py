@@ -54,7 +54,7 @@ class Journal:
         self._records += 1
 
     def settle(self, session):
-        """Removes what the host has acknowledged, rarely enough to spare the flash."""
+        """Removes acknowledged readings, rarely enough to spare the flash."""
         if not self._records:
             return
         if session.held == 0 or self._records > records_max:
