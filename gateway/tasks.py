@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Tasks", "first_of"]
+__all__ = ["Tasks", "first_of", "set_within"]
 
 
 class Tasks:
@@ -99,6 +99,14 @@ async def first_of(*work: Coroutine[Any, Any, object]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
+    """Waits for the event, at most so long. Whether it is set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 def _log(error: BaseException) -> None:

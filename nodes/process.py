@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.hops import NO_TRACE, Trace
-from gateway.tasks import Tasks
+from gateway.tasks import Tasks, set_within
 from nodes.disk import has_room, lacks_room, write_atomically, writing_failed
 from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.exits import EXIT_TROUBLE, Trouble, fail, say
@@ -137,11 +137,7 @@ def run(
 async def _room(directory: Path, stopping: asyncio.Event, why: str) -> None:
     say(f"{why}; waiting until the disk of {directory} has room")
     start_s = time.monotonic()
-    while True:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), DISK_RETRY_S)
-        if stopping.is_set():
-            return
+    while not await set_within(stopping, DISK_RETRY_S):
         if await asyncio.to_thread(has_room, directory):
             say(f"room again after {time.monotonic() - start_s:.1f} s; going on")
             return

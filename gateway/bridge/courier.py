@@ -7,14 +7,13 @@ Receivers drop repeated messages by digest, so the effect is exactly once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import Callable
 
 from gateway.bridge.outbox import Entry, Outbox
 from gateway.hops import NO_TRACE, Hop, Trace
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient
-from gateway.tasks import Tasks
+from gateway.tasks import Tasks, set_within
 
 __all__ = ["Courier"]
 
@@ -83,9 +82,7 @@ class Courier:
                     publishing.start(self._publish(entry))
             waiting = [self._due_s(e) for e in entries if e.digest not in self._publishing]
             wait_s = min(waiting, default=now_s + self._resend_s) - loop.time()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, wait_s)):
-                    await self._wake.wait()
+            await set_within(self._wake, max(0.0, wait_s))
 
     def _due_s(self, entry: Entry) -> float:
         sent_s = self._sent_at.get(entry.digest)

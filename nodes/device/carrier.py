@@ -16,6 +16,7 @@ from pathlib import Path
 from chain.keys import digest
 from gateway.bridge.edge import BODY_BYTES_MAX
 from gateway.mqtt.client import BrokerUnavailableError
+from gateway.tasks import set_within
 from nodes.device.device import Device, Uplink
 from nodes.device.login import Login
 from nodes.disk import write_atomically
@@ -72,8 +73,7 @@ class Carrier:
             tries += 1
             with contextlib.suppress(BrokerUnavailableError):
                 await login.client.publish(topic, payload, deadline_s=PUBLISH_S_MAX)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), wait_s)
+            await set_within(changed, wait_s)
             wait_s = min(2 * wait_s, RESEND_S_MAX)
 
     def _write_tools(self, port: int) -> None:

@@ -49,6 +49,7 @@ from gateway.mqtt.client import Message, MqttClient, MqttSettings, Presence
 from gateway.mqtt.topics import Head as HeadTopic
 from gateway.mqtt.topics import Response, parse
 from gateway.refusing import refusing
+from gateway.tasks import set_within
 from nodes.device.denials import certificate_end_us, is_proven
 from nodes.device.login import Login
 from nodes.device.state import DeviceState
@@ -238,8 +239,7 @@ class Device:
 
     async def fresh_head(self) -> None:
         """Waits for a head announced since the last request; after HEAD_WAIT_S uses the old one."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.head_came.wait(), HEAD_WAIT_S)
+        await set_within(self.head_came, HEAD_WAIT_S)
         self.head_came.clear()
 
     @property

@@ -13,7 +13,6 @@ newer blocks are read again. Every change is repeatable, and several gateways ma
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from gateway.bridge.login_queue import LoginQueue, Waiting
 from gateway.bridge.logins import Carrier, LoginChange
 from gateway.broker.port import BrokerAdmin, BrokerAdminError
 from gateway.mqtt.client import BrokerUnavailableError
+from gateway.tasks import set_within
 from nodes.disk import write_atomically
 from nodes.events import CountedEvents
 from nodes.ports import Events
@@ -135,9 +135,7 @@ class BrokerLogins:
                 continue
             if busy:
                 continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if self._queue.is_empty else RETRY_S):
-                    await self._wake.wait()
+            await set_within(self._wake, None if self._queue.is_empty else RETRY_S)
 
     async def _make_next(self, admin: BrokerAdmin) -> bool:
         """One message to the broker, the most urgent. False if nothing can be done now."""

@@ -19,7 +19,7 @@ from typing import TypeVar
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Es256, Es256Signer
-from gateway.tasks import Tasks
+from gateway.tasks import Tasks, set_within
 from nodes.config import MEMORY, ConfigError, ReplicaConfig, certificate_der, certificate_spki
 from nodes.disk import write_atomically
 from nodes.events import CountedEvents, EventLog, LimitedEvents
@@ -130,9 +130,7 @@ class ReplicaProcess:
         assert self._event_loop is not None
         counters_at = loop.time() + COUNTERS_S
         usage_at = loop.time() + USAGE_S
-        while not stopping.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), HOUSEKEEPING_S)
+        while not await set_within(stopping, HOUSEKEEPING_S):
             self._event_loop.idle()
             if loop.time() >= counters_at:
                 counters_at += COUNTERS_S
