@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import cProfile
 import gc
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from gateway.tasks import Tasks, set_within
 from nodes.config import MEMORY, ConfigError, ReplicaConfig, certificate_der, certificate_spki
 from nodes.disk import write_atomically
 from nodes.events import CountedEvents, EventLog, LimitedEvents
-from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
+from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail, say
 from nodes.keygen import load_key
 from nodes.metrics import serving_metrics
 from nodes.ports import Party, Store, StoreFull
@@ -206,9 +205,9 @@ class ReplicaProcess:
         except Damaged as damage:
             aside = move_aside(path)
             self._events.emit("store-damaged", detail=str(damage), aside=str(aside))
-            sys.stderr.write(
+            say(
                 f"{config.name}: {damage}. Moved to {aside}; fetching the chain from peers, "
-                "no votes until it is past all earlier ones.\n"
+                "no votes until it is past all earlier ones."
             )
         return self._from_disk(path)
 
@@ -222,9 +221,9 @@ class ReplicaProcess:
         if store.untouched:
             if known and not moved_aside(path):
                 self._events.emit("store-missing", path=str(path))
-                sys.stderr.write(
+                say(
                     f"{self._config.name}: {path} is gone, and this key has voted in this network. "
-                    "Fetching the chain from peers, no votes until it is past all earlier ones.\n"
+                    "Fetching the chain from peers, no votes until it is past all earlier ones."
                 )
             if known or moved_aside(path):
                 store.note(ABSTENTION, _ABSTENTION_UNKNOWN)

@@ -76,9 +76,14 @@ def _opened(body: bytes) -> Opened | None:
         return None
 
 
-def _operation(body: bytes) -> Operation | None:
+def _forged(body: bytes, rng: Random) -> tuple[bytes, Es256Signer, str] | None:
+    """The request with one field changed and signed with a key of his own; that key; the field."""
     opened = _opened(body)
-    return None if opened is None else opened.operation
+    if opened is None:
+        return None
+    changed, what = _changed(opened.operation, rng)
+    own = Es256Signer(ec.generate_private_key(ec.SECP256R1()))
+    return sign_operation(changed, own), own, what
 
 
 def _changed(operation: Operation, rng: Random) -> tuple[Operation, str]:
@@ -103,12 +108,10 @@ def _changed(operation: Operation, rng: Random) -> tuple[Operation, str]:
 
 def _field(body: bytes, rng: Random) -> tuple[bytes, str]:
     """Changes one field. Key and signature stay: the signature is for the old content."""
-    operation = _operation(body)
-    if operation is None:
+    forged = _forged(body, rng)
+    if forged is None:
         return _bit(body, rng)
-    changed, what = _changed(operation, rng)
-    own = Es256Signer(ec.generate_private_key(ec.SECP256R1()))
-    made = sign_operation(changed, own)
+    made, own, what = forged
     key_at = body.find(bytes.fromhex("3059"))
     key = body[key_at : key_at + len(own.public)]
     return made.replace(own.public, key, 1)[:-SIGNATURE_BYTES] + body[-SIGNATURE_BYTES:], what
@@ -116,12 +119,11 @@ def _field(body: bytes, rng: Random) -> tuple[bytes, str]:
 
 def _resigned(body: bytes, rng: Random) -> tuple[bytes, str]:
     """Changes one field and signs it with a key of his own, which he puts into the envelope."""
-    operation = _operation(body)
-    if operation is None:
+    forged = _forged(body, rng)
+    if forged is None:
         return _bit(body, rng)
-    changed, what = _changed(operation, rng)
-    own = Es256Signer(ec.generate_private_key(ec.SECP256R1()))
-    return sign_operation(changed, own), f"{what}-resigned"
+    made, _, what = forged
+    return made, f"{what}-resigned"
 
 
 def _signature(body: bytes, rng: Random) -> tuple[bytes, str]:
