@@ -15,16 +15,16 @@ The names in `__all__` here stay. Everything else in the package may change from
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from signal import Signals
 from tempfile import TemporaryDirectory
 from typing import Any, Self, TypeVar
-
-from ruamel.yaml import YAML
 
 from inventory.duration import duration_ms
 from inventory.load import load_lab
@@ -155,8 +155,6 @@ class RunningTestbed:
 
     def kill(self, process: str) -> None:
         """Kill a process with `kill -9`. Its supervisor starts it again."""
-        from signal import Signals  # noqa: PLC0415 - only needed here
-
         node = self._deployment.node(process)
         self._deployment.host(node).signal(node.unit, Signals.SIGKILL)
 
@@ -211,8 +209,7 @@ class RunningTestbed:
         }
         with TemporaryDirectory() as scratch:
             path = Path(scratch) / "injected.yaml"
-            with path.open("w") as file:
-                YAML(typ="safe").dump(campaign, file)
+            path.write_text(json.dumps(campaign))  # which is YAML too
             (trial,) = expand(load_campaign(path), self.lab).trials
         return trial.events[0]
 
@@ -249,19 +246,11 @@ class RunningTestbed:
 
     def revoke(self, device: str, reason: str = "revoked") -> None:
         """Revoke a device for ever. Returns when the ledger has it."""
-
-        async def work(operator: Operator) -> None:
-            await operator.revoke(operator.find(device)[1], reason)
-
-        self._operate(work)
+        self._operate(lambda operator: operator.revoke(operator.find(device)[1], reason))
 
     def grant(self, device: str, privilege: int) -> None:
         """Returns when the ledger has it."""
-
-        async def work(operator: Operator) -> None:
-            await operator.grant(operator.find(device)[1], privilege)
-
-        self._operate(work)
+        self._operate(lambda operator: operator.grant(operator.find(device)[1], privilege))
 
     def _operate(self, work: Callable[[Operator], Coroutine[Any, Any, T]]) -> T:
         async def operate() -> T:

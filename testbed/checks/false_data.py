@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
-import msgspec
-
 from chain.ledger.operations import Data
 from testbed.campaign.injection import Judgement
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import DataAdded, SensorLies
+from testbed.checks.records import SentReading, sent_reading
 from testbed.checks.sensor_filter import THRESHOLD, WINDOW_S, Sample, scores
 from testbed.checks.trials import Tried
 
@@ -39,17 +38,11 @@ class Scored(NamedTuple):
         return self.score > THRESHOLD
 
 
-class _SentReading(msgspec.Struct, frozen=True):
-    """The identity and the values of a reading (`nodes.device.sender.Reading`)."""
-
-    number: int
+class _WithValues(SentReading, frozen=True, kw_only=True):
     values: tuple[int, ...]
-    board: str | None = None
-    boot: int | None = None
 
 
 _Place = tuple[str, int | None, int]  # sensor, boot, number
-_reading = msgspec.json.Decoder(_SentReading)
 
 
 def scored(evidence: Evidence) -> list[Scored]:
@@ -148,11 +141,8 @@ def _readings(evidence: Evidence) -> Iterator[tuple[Sample, _Place]]:
         sensor = receipts.get(entry.statement.request.hex())
         if sensor is None or not entry.took_effect or not isinstance(entry.operation, Data):
             continue
-        try:
-            reading = _reading.decode(entry.operation.payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
         taken_us = entry.operation.time_us or entry.statement.time_us
-        if reading.values:
+        reading = sent_reading(entry.operation, _WithValues)
+        if reading is not None and reading.values:
             sample = Sample(taken_us / 1e6, sensor, float(reading.values[0]))
             yield sample, (sensor, reading.boot, reading.number)

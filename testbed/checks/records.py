@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -29,10 +30,18 @@ from nodes.provider.protocol import request_id
 from nodes.provider.store import Reading, read_readings
 from nodes.replica.ledger_file import Damaged, block_of, open_readonly
 
-__all__ = ["Chain", "Entry", "StoredHead", "board_readings", "read_chain"]
+__all__ = [
+    "Chain",
+    "Entry",
+    "SentReading",
+    "StoredHead",
+    "board_readings",
+    "read_chain",
+    "sent_reading",
+]
 
 
-class _Reading(msgspec.Struct, frozen=True):
+class SentReading(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of a payload that identify a reading (`nodes.device.sender.Reading`)."""
 
     number: int
@@ -41,7 +50,7 @@ class _Reading(msgspec.Struct, frozen=True):
 
 
 _NONE = bytes(32)
-_readings = msgspec.json.Decoder(_Reading)
+R = TypeVar("R", bound=SentReading)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,11 +189,10 @@ def _operation(record: Record, network: bytes) -> Operation | None:
         return None
 
 
-def _reading(operation: Operation | None) -> _Reading | None:
-    if not isinstance(operation, Data):
-        return None
+def sent_reading(data: Data, kind: type[R]) -> R | None:
+    """What the payload says; None if it cannot be read."""
     try:
-        return _readings.decode(operation.payload)
+        return msgspec.json.decode(data.payload, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
@@ -192,6 +200,8 @@ def _reading(operation: Operation | None) -> _Reading | None:
 def board_readings(entries: tuple[Entry, ...]) -> Iterator[tuple[Entry, tuple[str, int, int]]]:
     """Board readings that took effect, each with what identifies it: board, boot, number."""
     for entry in entries:
-        reading = _reading(entry.operation) if entry.took_effect else None
+        if not entry.took_effect or not isinstance(entry.operation, Data):
+            continue
+        reading = sent_reading(entry.operation, SentReading)
         if reading is not None and reading.board is not None and reading.boot is not None:
             yield entry, (reading.board, reading.boot, reading.number)
