@@ -212,10 +212,11 @@ class Bundle(Folder):
     def update(self, index: int, **changes: Any) -> RunEntry:
         """Change the entry of one run in the manifest; returns the new entry."""
         manifest = self.manifest
-        before = next(each for each in manifest.runs if each.index == index)
-        entry = msgspec.structs.replace(before, **changes)
-        self.write_manifest(manifest.with_run(entry))
-        return entry
+        entry = next(each for each in manifest.runs if each.index == index)
+        changed = msgspec.structs.replace(entry, **changes)
+        runs = tuple(changed if each is entry else each for each in manifest.runs)
+        self.write_manifest(msgspec.structs.replace(manifest, runs=runs))
+        return changed
 
     def set_aside(self, entry: RunEntry, reason: str) -> None:
         """Move what an incomplete run left to `attempts/`. It is kept, but no figure uses it.

@@ -122,11 +122,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         }
         return {name: digest for name, digest in of_all.items() if digest}
 
-    def with_run(self, entry: RunEntry) -> Manifest:
-        """The manifest with one entry replaced."""
-        runs = tuple(entry if each.index == entry.index else each for each in self.runs)
-        return msgspec.structs.replace(self, runs=runs)
-
 
 @cache
 def code_sha256() -> str:
