@@ -9,7 +9,7 @@ recomputed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain as joined
 from itertools import pairwise
 from pathlib import Path
@@ -257,22 +257,15 @@ class _Verification:
                 self._found(fact.seq, "checkpoint proof", reason)
 
 
-def verify_ledgers(
-    paths: Sequence[Path],
-    genesis: Genesis | None = None,
-    *,
-    done: Callable[[Path], None] = lambda _: None,
-) -> LedgerReport:
+def verify_ledgers(paths: Sequence[Path], genesis: Genesis | None = None) -> LedgerReport:
     """Checks each database, then all of them together. `genesis` is the pinned one. Without it the
-    genesis of the first file is taken, and the reader must compare the printed network id. `done`
-    is called after each file."""
+    genesis of the first file is taken, and the reader must compare the printed network id."""
     scheme = _Remembering(Es256())
     vouched = _Vouched()
     reports = []
     for path in paths:
         report, genesis = _verify_file(path, genesis, scheme, vouched)
         reports.append(report)
-        done(path)
     proven = max([vouched.proven, *(each.proven for each in reports)])
     network = genesis.network.hex() if genesis else ""
     return LedgerReport(network=network, proven=proven, files=tuple(reports))

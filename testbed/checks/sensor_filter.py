@@ -33,6 +33,8 @@ SENSORS_MIN: Final = 3
 """With fewer sensors it is not clear which one lies: all scores are 0."""
 STILL_MIN: Final = 6
 """With fewer readings of a sensor in the window, a constant value means nothing."""
+SPREAD_MIN: Final = 1.0
+"""In the sensor's unit: its resolution. A smaller spread counts as this."""
 _SIGMA: Final = 1.4826  # MAD of a normal distribution, as a share of its standard deviation
 
 
@@ -44,20 +46,20 @@ class Sample(NamedTuple):
     value: float
 
 
-def scores(samples: Sequence[Sample], resolution: float = 1.0) -> list[float]:
+def scores(samples: Sequence[Sample]) -> list[float]:
     """One score for each sample. The samples must be in the order of time: a score depends on the
-    sample and on earlier ones. A smaller spread counts as `resolution`."""
+    sample and on earlier ones."""
     window: deque[Sample] = deque()
     found = []
     for sample in samples:
         window.append(sample)
         while window[0].t_s <= sample.t_s - WINDOW_S:
             window.popleft()
-        found.append(_score(sample.sensor, window, resolution))
+        found.append(_score(sample.sensor, window))
     return found
 
 
-def _score(sensor: str, window: Sequence[Sample], resolution: float) -> float:
+def _score(sensor: str, window: Sequence[Sample]) -> float:
     by_sensor: dict[str, list[float]] = {}
     for each in window:
         by_sensor.setdefault(each.sensor, []).append(each.value)
@@ -67,12 +69,12 @@ def _score(sensor: str, window: Sequence[Sample], resolution: float) -> float:
     centre = median(middles.values())
     # The middle sensor's deviation: one that sends often counts no more than others.
     apart = (median(abs(value - centre) for value in values) for values in by_sensor.values())
-    spread = max(resolution, _SIGMA * median(apart))
+    spread = max(SPREAD_MIN, _SIGMA * median(apart))
     distance = abs(middles[sensor] - centre) / spread
     if len(by_sensor[sensor]) < STILL_MIN:
         return distance
     own = {
-        name: max(resolution, _SIGMA * median(abs(value - middles[name]) for value in values))
+        name: max(SPREAD_MIN, _SIGMA * median(abs(value - middles[name]) for value in values))
         for name, values in by_sensor.items()
         if len(values) >= STILL_MIN
     }

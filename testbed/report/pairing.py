@@ -78,9 +78,9 @@ def known(value: float) -> Known:
     return Known(value, value)
 
 
-def between(lo: float, hi: float = inf) -> Known:
-    """A censored value: at least `lo`."""
-    return Known(lo, hi)
+def between(lo: float) -> Known:
+    """A censored value: between `lo` and infinity."""
+    return Known(lo, inf)
 
 
 def median(values: Sequence[Known]) -> Estimate:
