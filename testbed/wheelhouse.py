@@ -13,7 +13,6 @@ builds anything (`--only-binary`).
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 import importlib.util
@@ -25,7 +24,6 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +34,7 @@ import gateway
 import nodes
 from nodes.disk import atomic_file
 from testbed.errors import ConfigurationError, LabFault
-from testbed.hosts.files import digest
+from testbed.hosts.files import digest, locked
 
 __all__ = [
     "MICROPYTHON_MACHINES",
@@ -178,7 +176,8 @@ class Wheelhouse:
 
     def _archive(self, stem: str, key: str, magic: str, fill: Filler) -> Archive:
         path = self._cache / f"{stem}-{key}.tar.gz"
-        with self._making(stem):
+        self._cache.mkdir(parents=True, exist_ok=True)
+        with locked(self._cache / f".{stem}.lock"):  # over all processes: only one makes it
             if path.exists():
                 os.utime(path)
                 return Archive(path, key)
@@ -190,14 +189,6 @@ class Wheelhouse:
                 _pack(tree, path)
         self._forget_old()
         return Archive(path, key)
-
-    @contextmanager
-    def _making(self, stem: str) -> Iterator[None]:
-        """A lock over all processes: only one at a time makes an archive of this kind."""
-        self._cache.mkdir(parents=True, exist_ok=True)
-        with (self._cache / f".{stem}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _forget_old(self) -> None:
         archives = sorted(self._cache.glob("*.tar.gz"), key=lambda p: p.stat().st_mtime)

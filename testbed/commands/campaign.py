@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from difflib import get_close_matches
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from ruamel.yaml import YAML
 
 from inventory.load import load_lab, packaged
 from inventory.model import Lab
@@ -25,7 +23,7 @@ from testbed.commands.options import (
     print_found,
     print_json,
 )
-from testbed.emulate.inventory_file import inventory_text
+from testbed.emulate.inventory_file import planned_lab
 from testbed.emulate.plan import Options, make_plan
 from testbed.errors import ConfigurationError
 from testbed.systems.chain import CHAIN
@@ -109,9 +107,7 @@ def stage_rows(inventory: Path | None) -> list[tuple[str, ...]]:
 def _stage_labs() -> list[Lab]:
     network, data = IPv4Network("10.83.0.0/24"), IPv4Network("10.84.0.0/24")
     plan = make_plan("0000", Options(hosts=6, boards=2), network, data, "netem")
-    document = YAML(typ="safe").load(inventory_text(plan))
-    emulated = Lab.model_validate_json(json.dumps(document))
-    return [load_lab(), emulated, load_lab(packaged("first-lab"))]
+    return [load_lab(), planned_lab(plan), load_lab(packaged("first-lab"))]
 
 
 def _described(kind: Kind) -> dict[str, object]:

@@ -12,22 +12,26 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from inventory.model import Lab
 from testbed.emulate.plan import LabPlan
 
-__all__ = ["FILES", "inventory_text"]
+__all__ = ["FILES", "inventory_text", "planned_lab"]
 
 FILES = {"inventory": "inventory.yaml", "key": "id_ed25519", "known_hosts": "known_hosts"}
 
 
 def inventory_text(plan: LabPlan) -> str:
     """YAML that `inventory.load` accepts; paths are relative to the file."""
-    document = _document(plan)
-    Lab.model_validate_json(json.dumps(document))
+    planned_lab(plan)  # it is valid
     yaml = YAML()
     yaml.default_flow_style = None
     yaml.width = 100
     text = io.StringIO()
     text.write("# Made by `testbed emulate up`, removed by `testbed emulate down`.\n")
-    yaml.dump(document, text)
+    yaml.dump(_document(plan), text)
     return text.getvalue()
+
+
+def planned_lab(plan: LabPlan) -> Lab:
+    """The lab that this text describes."""
+    return Lab.model_validate_json(json.dumps(_document(plan)))
 
 
 def _document(plan: LabPlan) -> dict[str, Any]:

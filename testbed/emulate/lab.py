@@ -7,7 +7,6 @@ itself if `up` ends before it has sent `keep`. So `down` needs only the name.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -19,8 +18,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
@@ -36,6 +35,7 @@ from testbed.emulate.plan import LabPlan, Machine, Options, Shaping, make_plan
 from testbed.emulate.tools import tool
 from testbed.errors import ConfigurationError, LabFault
 from testbed.fleet import at_once
+from testbed.hosts.files import locked
 
 __all__ = ["EmulatedLab", "down", "elsewhere", "find", "up"]
 
@@ -148,7 +148,7 @@ def up(out: Path, options: Options) -> EmulatedLab:
         raise ConfigurationError("an emulated lab needs:\n  " + "\n  ".join(gaps))
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    with locked(out):
         running = _running(out)
         if running:
             if running.plan.options != options:
@@ -176,7 +176,7 @@ def down(out: Path) -> bool:
     if not out.exists():  # somebody has deleted the folder; the lab is still up
         _remove(out)
         return True
-    with _locked(out):
+    with locked(out):
         _remove(out)
         _remove_if_empty(out)
     return True
@@ -226,7 +226,7 @@ def _make(out: Path, options: Options) -> EmulatedLab:
         identity = _hear(keeper, consoles)
         identity |= {"started": _started(identity["init_pid"]), "out": str(out)}
         _save(runtime / "keeper.json", identity)
-        with _locked(RUNTIME):
+        with locked(RUNTIME):
             plan = make_plan(lab_id, options, *network.free_networks(), shaping)
             network.add_uplink(plan, identity["init_pid"])
         sketch = msgspec.to_builtins(plan)
@@ -373,16 +373,6 @@ def _ssh_answers(addr: str, within_s: float) -> bool:
                 return True
         pause.wait(0.02)
     return False
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _save(path: Path, value: dict[str, Any]) -> None:

@@ -35,8 +35,8 @@ _HEADER_BYTES = 14  # the Ethernet header is not damaged: the frame would go to 
 class Switch:
     """Ports are hosts. `shape` may be called from any thread while traffic flows."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - reproducible on purpose
+    def __init__(self) -> None:
+        self._random = random.Random(0)  # noqa: S311 - reproducible on purpose
         self._lock = threading.Lock()
         self._poll = select.epoll()
         self._taps: dict[int, str] = {}

@@ -132,7 +132,7 @@ class LocalHost(Host):
         except OSError as error:
             raise TransferFailed(self.name, f"put {target}", str(error)) from error
 
-    def get(self, path: str | PurePosixPath, *, timeout_s: float = TRANSFER_TIMEOUT_S) -> bytes:
+    def get(self, path: str | PurePosixPath) -> bytes:
         source = self._path(path)
         try:
             with source.open("rb") as file:

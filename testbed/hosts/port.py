@@ -304,7 +304,7 @@ class Host(_Closed, Protocol):
         Missing parent directories are made.
         """
 
-    def get(self, path: str | PurePosixPath, *, timeout_s: float = TRANSFER_TIMEOUT_S) -> bytes:
+    def get(self, path: str | PurePosixPath) -> bytes:
         """A file's content, at most GET_BYTES_MAX; raises TransferFailed if it is not there."""
 
     def fetch(

@@ -176,11 +176,11 @@ class SshHost(Host):
         if code != 0:
             raise TransferFailed(self.name, action, err.decode(errors="replace").strip())
 
-    def get(self, path: str | PurePosixPath, *, timeout_s: float = TRANSFER_TIMEOUT_S) -> bytes:
+    def get(self, path: str | PurePosixPath) -> bytes:
         source = self._path(path)
         content = bytearray()
         argv = ["head", "-c", str(GET_BYTES_MAX + 1), "--", source]
-        code, err = self._command(argv, f"get {source}", timeout_s, None, content.extend)
+        code, err = self._command(argv, f"get {source}", TRANSFER_TIMEOUT_S, None, content.extend)
         if code != 0:
             problem = err.decode(errors="replace").strip()
             raise TransferFailed(self.name, f"get {source}", problem)

@@ -175,7 +175,7 @@ def make_material(
     lab: Lab,
     nodes: Sequence[Node],
     keys: Mapping[str, PublicKeys],
-    factory: Mapping[str, bytes] | None = None,
+    factory: Mapping[str, bytes],
     *,
     replicas_min: int = REPLICAS_MIN,
 ) -> Material:
@@ -186,7 +186,6 @@ def make_material(
             f"lab {lab.lab} has {len(lab.replicas())} active replicas; a chain needs at least "
             f"{replicas_min}: give more hosts the role replica"
         )
-    factory = factory or {}
     vouchers = {
         node.name: Voucher.new("environment" if node.role == "environment" else "mobile")
         for node in nodes

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import msgspec
@@ -25,6 +24,7 @@ from nodes.disk import write_atomically
 from nodes.edge_config import BrokerAddress
 from nodes.keygen import KEY_FILE
 from testbed.errors import ConfigurationError
+from testbed.hosts.files import locked
 from testbed.hosts.local import LocalHost
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
@@ -211,12 +211,9 @@ def _write(running: RunningLab) -> None:
     write_atomically(running.file, data, mode=0o600)
 
 
-@contextmanager
-def marked_running(home: Path) -> Iterator[None]:
+def marked_running(home: Path) -> AbstractContextManager[None]:
     """Marks the lab as up, until the end of this process at the latest."""
-    with (home / LOCK_FILE).open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return locked(home / LOCK_FILE)
 
 
 def _runs(home: Path) -> bool:
