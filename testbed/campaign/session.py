@@ -38,7 +38,6 @@ from testbed.hosts.port import Host
 from testbed.manifest import RunEntry
 from testbed.provision.collect import collect
 from testbed.provision.deployment import Deployment
-from testbed.provision.tracing import trace
 from testbed.systems.known import find_system
 
 __all__ = ["FAILED_IN_A_ROW_MAX", "JudgeRun", "Session"]
@@ -158,7 +157,8 @@ class Session:
             trials = self._schedule.trials
             events = [event for trial in trials for event in trial.events if event.mechanism]
             equip({(event.kind, event.mechanism) for event in events}, deployment)
-            trace(deployment, schedule.trace_every)
+            if schedule.trace_every:
+                deployment.trace(schedule.trace_every)
             deployment.start()
             if any(event.category != "attack" for event in schedule.only.events):
                 remote = [hosts[name] for name in limited(self._lab, None)]

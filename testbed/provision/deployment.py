@@ -34,6 +34,7 @@ from testbed.provision.configs import (
     CONFIG,
     GO,
     READY,
+    TRACE,
     File,
     Network,
 )
@@ -219,6 +220,12 @@ class Deployment:
         """Change keys of a process's config, before it starts."""
         config = self.config(node) | changes
         self.put(node, File(CONFIG, json.dumps(config, indent=1).encode() + b"\n"))
+
+    def trace(self, every: int) -> None:
+        """Make the processes write traces (`nodes.trace_file`), before they start. One in `every`
+        requests is traced, the same ones in all processes."""
+        traced = [node for node in self.nodes if node.role in self.system.traced]
+        at_once(lambda node: self.configure(node, trace=TRACE, trace_every=every), traced)
 
     def run_program(
         self, node: Node, program: str, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S
