@@ -68,21 +68,13 @@ class BoardSession(End):
         self._board_id = board_id
         self._key_version = key_version
         self._boot = boot
-        self._held: list[Reading] = (held or [])[-readings_held_max:]
+        # The readings that wait for an acknowledgement, oldest first.
+        self.held: list[Reading] = (held or [])[-readings_held_max:]
         self._number = 0
-        # How many of `_held`, counted from the oldest, are sent. The oldest was sent at `_sent_ms`.
+        # How many of `held`, counted from the oldest, are sent. The oldest was sent at `_sent_ms`.
         self._in_flight = 0
         self._sent_ms = 0
         self._resend_ms = resend_ms_min
-
-    @property
-    def held(self) -> int:
-        """How many readings wait for an acknowledgement."""
-        return len(self._held)
-
-    def readings_held(self) -> list[Reading]:
-        """Those readings, oldest first."""
-        return list(self._held)
 
     def sample(self, values: tuple[int, ...], now_ms: int) -> Reading:
         """Queues a reading, which is sent as soon as the host allows. If the queue is full, the
@@ -91,11 +83,11 @@ class BoardSession(End):
         assert 0 < len(values) <= values_max, "values_max"
         self._number += 1
         reading = Reading(self._boot, self._number, now_ms, values)
-        if len(self._held) >= readings_held_max:
-            self._held.pop(0)
+        if len(self.held) >= readings_held_max:
+            self.held.pop(0)
             self._in_flight = max(0, self._in_flight - 1)
             self._count("dropped-oldest")
-        self._held.append(reading)
+        self.held.append(reading)
         self._pump(now_ms)
         return reading
 
@@ -128,10 +120,10 @@ class BoardSession(End):
             return
         if self._in_flight == 0:
             self._sent_ms = now_ms
-        while self._in_flight < min(len(self._held), readings_in_flight_max):
+        while self._in_flight < min(len(self.held), readings_in_flight_max):
             index = self._in_flight
-            fields = reading_fields(self._held[index])
-            fields.append(list(self._held[index - 1].id) if index else [0, 0])
+            fields = reading_fields(self.held[index])
+            fields.append(list(self.held[index - 1].id) if index else [0, 0])
             self._say(kind_reading, fields)
             self._in_flight += 1
 
@@ -200,8 +192,8 @@ class BoardSession(End):
         return []
 
     def _on_ack(self, upto: tuple[int, int], resend: bool, now_ms: int) -> None:
-        while self._held and self._held[0].id <= upto:
-            self._held.pop(0)
+        while self.held and self.held[0].id <= upto:
+            self.held.pop(0)
             self._in_flight = max(0, self._in_flight - 1)
             self._sent_ms = now_ms
             self._resend_ms = resend_ms_min

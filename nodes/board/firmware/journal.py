@@ -57,8 +57,8 @@ class Journal:
         """Removes acknowledged readings, rarely enough to spare the flash."""
         if not self._records:
             return
-        if session.held == 0 or self._records > records_max:
-            self._rewrite(session.readings_held())
+        if not session.held or self._records > records_max:
+            self._rewrite(session.held)
 
     def _rewrite(self, readings):
         with open(self._path + ".new", "wb") as file:
