@@ -34,7 +34,6 @@ from chain.pbft.messages import (
     ViewChange,
     decode_body,
     decode_proposal,
-    decode_signed,
     signed_bytes,
 )
 from chain.pbft.state_machine import VerifiedRequest
@@ -99,19 +98,14 @@ class Verifier:
         self._signatures: Memory[bool] = Memory(SIGNATURES_REMEMBERED_MAX)
         self._requests: Memory[VerifiedRequest] = Memory(REQUESTS_REMEMBERED_MAX)
 
-    def verify(self, frame: bytes, sender: int) -> Received[ReplicaMessage]:
-        """The message in `frame`, which came over the link of replica `sender`.
+    def verify(
+        self, message: ReplicaMessage, signed: Signed, sender: int
+    ) -> Received[ReplicaMessage]:
+        """`message` is the body of `signed`, which came over the link of replica `sender`.
 
         Raises PeerFault. The code "unknown-epoch" means that this replica is behind (or the
         sender is): drop the frame without blaming anyone.
         """
-        signed = decode_signed(frame)
-        return self.verify_message(decode_body(signed.body), signed, sender)
-
-    def verify_message(
-        self, message: ReplicaMessage, signed: Signed, sender: int
-    ) -> Received[ReplicaMessage]:
-        """The same for a frame that is decoded already."""
         kind = type(message)
         relayed = kind in _RELAYED
         if message.sender != sender and not relayed:

@@ -180,7 +180,7 @@ class Service:
                 message = decode_body(signed.body)
                 if message_filter.superfluous(message):
                     return _SUPERFLUOUS
-                received = self._verifier.verify_message(message, signed, party)
+                received = self._verifier.verify(message, signed, party)
                 message_filter.verified(message)
                 return received
         except PeerFault as fault:

@@ -35,7 +35,7 @@ from chain.pbft.messages import (
     decode_proposal,
     encode,
 )
-from tests.chain.fakes import START_US, item, open_item, signer_of
+from tests.chain.fakes import START_US, item, open_item, signer_of, verified
 from tests.chain.node import Node
 from tests.chain.spelling import describe
 
@@ -237,7 +237,7 @@ class Cluster:
             self.stopped[to].append((source, frame))
             return
         try:
-            received = node.verifier.verify(frame, source)
+            received = verified(node.verifier, frame, source)
         except PeerFault as fault:
             self.faults.append((source, fault.code))
             return

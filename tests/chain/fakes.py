@@ -10,14 +10,18 @@ from chain.errors import PeerFault
 from chain.genesis import Member, Membership
 from chain.keys import digest
 from chain.merkle import EMPTY_ROOT
+from chain.pbft.inputs import Received
 from chain.pbft.messages import (
     Proposal,
     ReplicaMessage,
     Signed,
+    decode_body,
+    decode_signed,
     encode,
     signed_bytes,
 )
 from chain.pbft.state_machine import Screening, VerifiedRequest
+from chain.pbft.verify import Verifier
 
 __all__ = [
     "NETWORK",
@@ -29,6 +33,7 @@ __all__ = [
     "open_items",
     "sign",
     "signer_of",
+    "verified",
 ]
 
 NETWORK = digest(b"a network for tests")
@@ -182,3 +187,9 @@ class Ledger:
 def sign(signer: FakeSigner, message: ReplicaMessage, attachment: bytes = b"") -> Signed:
     body = encode(message)
     return Signed(body, signer.sign(signed_bytes(NETWORK, body)), attachment)
+
+
+def verified(verifier: Verifier, frame: bytes, sender: int) -> Received[ReplicaMessage]:
+    """The message in `frame`, which came over the link of replica `sender`."""
+    signed = decode_signed(frame)
+    return verifier.verify(decode_body(signed.body), signed, sender)

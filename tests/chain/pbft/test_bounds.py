@@ -6,7 +6,7 @@ from chain.pbft.inputs import Submitted
 from chain.pbft.messages import Forward, PrePrepare, Proposal, encode
 from chain.pbft.pool import LATER_MAX
 from tests.chain.cluster import SMALL, Cluster
-from tests.chain.fakes import item, open_item, sign, signer_of
+from tests.chain.fakes import item, open_item, sign, signer_of, verified
 
 
 def test_proposals_that_are_too_large_are_not_kept() -> None:
@@ -19,7 +19,7 @@ def test_proposals_that_are_too_large_are_not_kept() -> None:
         raw = Proposal(seq, cluster.now_us + seq, 0, items).encode()
         message = PrePrepare(0, 0, 0, seq, Proposal.digest_of(raw))
         frame = encode(sign(signer_of(0), message, raw))
-        node.give(node.verifier.verify(frame, 0))
+        node.give(verified(node.verifier, frame, 0))
     offers = [slot.offer for slot in node.replica.log.above(0) if slot.offer is not None]
     held = sum(len(offer.signed.attachment) for offer in offers)
     assert held <= 2 * SMALL.batch_bytes_max
@@ -33,10 +33,10 @@ def test_one_peer_does_not_fill_the_room_for_requests_that_are_early() -> None:
     for number in range(2 * LATER_MAX):
         forward = Forward(0, 3, item(f"stranger{number}>never"))
         frame = encode(sign(signer_of(3), forward))
-        primary.give(primary.verifier.verify(frame, 3))
+        primary.give(verified(primary.verifier, frame, 3))
     for source, name in ((1, "early>a"), (2, "soon>a")):
         frame = encode(sign(signer_of(source), Forward(0, source, item(name))))
-        primary.give(primary.verifier.verify(frame, source))
+        primary.give(verified(primary.verifier, frame, source))
     primary.give(Submitted(open_item(item("own>a"))))
     assert not cluster.refusals
     cluster.request("a", to=0)

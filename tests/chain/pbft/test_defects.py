@@ -37,7 +37,7 @@ from chain.pbft.pool import CLIENT_WAITING_MAX
 from chain.pbft.replica import Replica
 from chain.pbft.state import ReplicaState
 from tests.chain.cluster import SMALL, Cluster
-from tests.chain.fakes import NETWORK, item, open_item, sign, signer_of
+from tests.chain.fakes import NETWORK, item, open_item, sign, signer_of, verified
 
 BACKUPS = (1, 2, 3)
 
@@ -301,7 +301,7 @@ def test_a_peer_that_asks_too_much_is_answered_within_bounds() -> None:
     before = len(cluster.transcript)
     for _ in range(1000):
         cluster.nodes[1].give(
-            cluster.nodes[1].verifier.verify(encode(sign(signer_of(3), status)), 3)
+            verified(cluster.nodes[1].verifier, encode(sign(signer_of(3), status)), 3)
         )
     assert len(cluster.transcript) - before < 100
 

@@ -24,7 +24,7 @@ from chain.pbft.messages import (
 from chain.pbft.pool import LATER_MAX, OWN_CLIENTS, WAITING_MAX, Pool
 from chain.pbft.state_machine import Screening
 from tests.chain.cluster import SMALL, Cluster
-from tests.chain.fakes import item, open_item, sign, signer_of
+from tests.chain.fakes import item, open_item, sign, signer_of, verified
 
 
 @pytest.mark.parametrize("n", [4, 5, 6, 7, 10])
@@ -293,7 +293,7 @@ def test_the_log_is_bounded_whatever_is_sent() -> None:
     for seq in range(0, 100_000, 97):
         for view in (0, 5, 9):
             message: ReplicaMessage = Commit(0, 3, view, seq, b"z" * 32)
-            node.give(node.verifier.verify(encode(sign(signer_of(3), message)), 3))
+            node.give(verified(node.verifier, encode(sign(signer_of(3), message)), 3))
     slots = node.replica.log.slots
     assert len(slots) <= SMALL.log_window
     assert all(len(slot.commits.votes) <= 4 for slot in slots.values())
@@ -400,5 +400,5 @@ def test_a_commit_is_evidence_only_if_its_sender_signed_it(signs: bool) -> None:
     if not signs:
         first = Signed(first.body, bytes(64))
     for each in (first, second):
-        node.give(node.verifier.verify(encode(each), 3))
+        node.give(verified(node.verifier, encode(each), 3))
     assert len(cluster.accusations) == signs

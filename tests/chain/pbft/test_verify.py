@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 import pytest
@@ -32,7 +33,7 @@ from chain.pbft.messages import (
 )
 from chain.pbft.state_machine import VerifiedRequest
 from chain.pbft.verify import Memory, Verifier
-from tests.chain.fakes import NETWORK, FakeScheme, item, open_items, sign, signer_of
+from tests.chain.fakes import NETWORK, FakeScheme, item, open_items, sign, signer_of, verified
 
 A, B = b"a" * 32, b"b" * 32
 
@@ -62,7 +63,7 @@ class World:
 
     def refuses(self, signed: Signed, sender: int, code: str) -> None:
         with pytest.raises(PeerFault) as caught:
-            self.verifier.verify(encode(signed), sender)
+            verified(self.verifier, encode(signed), sender)
         assert caught.value.code == code
 
 
@@ -98,7 +99,7 @@ def new_view(**changes: object) -> NewView:
 
 def test_what_is_true_passes_with_its_contents() -> None:
     world = World()
-    verify = world.verifier.verify
+    verify = partial(verified, world.verifier)
     assert verify(encode(proposed()), 0).requests[0].operation == "a"
     assert verify(encode(signed(Forward(0, 2, item("b")))), 2).requests[0].operation == "b"
     ordered = verify(encode(proposed()), 0).proposal
@@ -216,23 +217,23 @@ def test_votes_may_be_handed_on_by_others() -> None:
     """They speak for themselves (retransmission); questions and answers do not."""
     world = World()
     for message in (VOTE, Commit(0, 1, 0, 1, A), Checkpoint(0, 1, 8, A), view_change(1)):
-        assert world.verifier.verify(encode(signed(message)), 3).message == message
+        assert verified(world.verifier, encode(signed(message)), 3).message == message
 
 
 def test_a_replica_that_is_being_added_may_ask_in_any_epoch() -> None:
     world = World()
     for epoch in (0, 1, 9):
-        world.verifier.verify(encode(signed(FetchHeads(epoch, 4, 1))), 4)
+        verified(world.verifier, encode(signed(FetchHeads(epoch, 4, 1))), 4)
 
 
 def test_nothing_is_verified_twice() -> None:
     """Nested statements, relayed votes and requests are remembered."""
     world = World()
     for entry in (proposed(), signed(VOTE), signed(view_change(0)), signed(new_view())):
-        world.verifier.verify(encode(entry), decode_sender(entry))
+        verified(world.verifier, encode(entry), decode_sender(entry))
     count, opened = world.scheme.count, len(world.opened)
     for entry in (proposed(), signed(VOTE), signed(view_change(0)), signed(new_view())):
-        world.verifier.verify(encode(entry), decode_sender(entry))
+        verified(world.verifier, encode(entry), decode_sender(entry))
     assert (world.scheme.count, len(world.opened)) == (count, opened)
     world.verifier.open(item("a"))
     assert len(world.opened) == opened
@@ -262,7 +263,7 @@ WHOLE = [
 def test_any_bytes_give_a_peer_fault(data: bytes) -> None:
     """Malformed bit array halts the network (CometBFT): fuzz every decoder."""
     with pytest.raises(PeerFault):
-        World().verifier.verify(data, 1)
+        verified(World().verifier, data, 1)
 
 
 @given(st.sampled_from(WHOLE), st.integers(0), st.integers(1, 255), st.integers(0, 3))
@@ -272,7 +273,7 @@ def test_any_changed_byte_gives_a_peer_fault(
     where %= len(frame)
     spoilt = frame[:where] + bytes([frame[where] ^ change]) + frame[where + 1 :]
     with pytest.raises(PeerFault):
-        World().verifier.verify(spoilt, sender)
+        verified(World().verifier, spoilt, sender)
 
 
 @given(st.sampled_from(range(17)), st.binary(max_size=200))
@@ -284,7 +285,7 @@ def test_any_signed_body_gives_a_peer_fault_or_a_message(kind: int, data: bytes)
     covered = b"m2m/1/replica\0" + NETWORK + body
     frame = encode(Signed(body, signer_of(1).sign(covered)))
     with suppress(PeerFault):
-        World().verifier.verify(frame, 1)
+        verified(World().verifier, frame, 1)
 
 
 def test_a_replica_that_starts_after_many_epochs_hears_its_peers() -> None:
@@ -295,9 +296,9 @@ def test_a_replica_that_starts_after_many_epochs_hears_its_peers() -> None:
     verifier = Verifier(NETWORK, world.scheme, world.memberships.get, world.open, 163)
     for sender in range(5):
         status = signed(StatusMessage(163, sender, 0, True, 0, 0))
-        assert verifier.verify(encode(status), sender).message.sender == sender
+        assert verified(verifier, encode(status), sender).message.sender == sender
     with pytest.raises(PeerFault, match="not-a-member"):
-        verifier.verify(encode(signed(StatusMessage(163, 5, 0, True, 0, 0))), 5)
+        verified(verifier, encode(signed(StatusMessage(163, 5, 0, True, 0, 0))), 5)
 
 
 def unsigned(message: ReplicaMessage) -> Signed:
@@ -306,8 +307,8 @@ def unsigned(message: ReplicaMessage) -> Signed:
 
 def test_a_commit_over_its_senders_own_link_counts_and_is_checked_before_others_see_it() -> None:
     world = World()
-    world.verifier.verify(encode(signed(Commit(0, 1, 0, 1, A))), 1)
-    world.verifier.verify(encode(unsigned(Commit(0, 2, 0, 1, A))), 2)
+    verified(world.verifier, encode(signed(Commit(0, 1, 0, 1, A))), 1)
+    verified(world.verifier, encode(unsigned(Commit(0, 2, 0, 1, A))), 2)
     assert world.scheme.count == 0
     assert world.verifier.holds(signed(Commit(0, 1, 0, 1, A)))
     assert not world.verifier.holds(unsigned(Commit(0, 2, 0, 1, A)))
@@ -360,9 +361,9 @@ def test_members_of_any_known_epoch_may_ask() -> None:
     memberships = {epoch: Membership(epoch, each) for epoch, each in epochs.items()}
     verifier = Verifier(NETWORK, FakeScheme(), memberships.get, open_items)
     for sender in range(6):
-        assert verifier.verify(encode(signed(FetchHeads(0, sender, 1))), sender)
+        assert verified(verifier, encode(signed(FetchHeads(0, sender, 1))), sender)
     alone = Verifier(NETWORK, FakeScheme(), {0: memberships[0]}.get, open_items)
-    assert alone.verify(encode(signed(FetchHeads(0, 1, 1))), 1)
+    assert verified(alone, encode(signed(FetchHeads(0, 1, 1))), 1)
 
 
 def test_a_checkpoint_is_proven_by_one_epoch_its_own_or_the_one_before() -> None:
@@ -376,17 +377,17 @@ def test_a_checkpoint_is_proven_by_one_epoch_its_own_or_the_one_before() -> None
         proof = tuple(signed(Checkpoint(epoch, i, 8, A)) for i, epoch in enumerate(of))
         return encode(signed(ViewChange(epoch, 1, 1, 8, A, proof, ())))
 
-    assert verifier.verify(frame(1, 1, 1), 1)
-    assert verifier.verify(frame(0, 0, 0), 1)
+    assert verified(verifier, frame(1, 1, 1), 1)
+    assert verified(verifier, frame(0, 0, 0), 1)
     for mixed in ((0, 1, 1), (1, 0, 0), (0, 0, 1)):
         with pytest.raises(PeerFault, match="bad-certificate"):
-            verifier.verify(frame(*mixed), 1)
-    assert verifier.verify(frame(1, 1, 1, epoch=2), 1)
+            verified(verifier, frame(*mixed), 1)
+    assert verified(verifier, frame(1, 1, 1, epoch=2), 1)
     with pytest.raises(PeerFault, match="bad-certificate"):
-        verifier.verify(frame(0, 0, 0, epoch=2), 1)
+        verified(verifier, frame(0, 0, 0, epoch=2), 1)
 
 
 def test_a_new_view_may_bring_the_view_change_of_everyone() -> None:
     votes = tuple(signed(view_change(i)) for i in range(4))
-    received = World().verifier.verify(encode(signed(new_view(view_changes=votes))), 1)
+    received = verified(World().verifier, encode(signed(new_view(view_changes=votes))), 1)
     assert len(received.view_changes) == 4
