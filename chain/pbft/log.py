@@ -81,10 +81,6 @@ class Slot(msgspec.Struct, eq=False):
     prepared_proof: PreparedProof | None = None
     committed: tuple[int, bytes] | None = None  # view, digest
 
-    @property
-    def accepted_batch(self) -> BatchContent | None:
-        return self.batches.get(self.accepted.digest) if self.accepted is not None else None
-
     def wants(self, digest: bytes) -> bool:
         """Whether a batch with this digest is needed and missing."""
         if digest in self.batches:

@@ -320,7 +320,7 @@ def _last_block_us(s: ReplicaState) -> int:
     time_us = s.time_us
     for seq in range(s.executed + 1, s.view.next_seq):
         slot = s.log.get(seq)
-        batch = slot and slot.accepted_batch
+        batch = slot.batches.get(slot.accepted.digest) if slot and slot.accepted else None
         proposed_us = batch.proposal.time_us if batch and batch.proposal else 0
         time_us = max(time_us + 1, proposed_us)
     return time_us

@@ -127,4 +127,4 @@ def write_security(path: Path, net: str, users: Iterable[User]) -> None:
         for command in create_commands(user, net):
             refused = store.apply(command)
             assert refused is None, refused
-    store.save()
+    store.write(store.encoded())

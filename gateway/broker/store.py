@@ -203,9 +203,6 @@ class SecurityStore:
         self._clients[command.username] = _client_of(command)
         return None
 
-    def save(self) -> None:
-        self.write(self.encoded())
-
     def encoded(self) -> bytes:
         """The document as it is now. Fast, also with `clients_max` clients."""
         clients, roles = list(self._clients.values()), list(self._roles.values())

@@ -134,11 +134,11 @@ def test_the_document_keeps_it_with_the_login_and_no_longer(
     commands = [*create_commands(User(Role.DEVICE, node, "pw"), NET), *carrier_commands(node, pem)]
     for command in commands:
         store.apply(command)
-    store.save()
+    store.write(store.encoded())
     assert SecurityStore.load(path).carriers() == {node: pem}
     for command in remove_commands(node):
         assert store.apply(command) is None
-    store.save()
+    store.write(store.encoded())
     assert SecurityStore.load(path).carriers() == {}
 
 
