@@ -7,7 +7,7 @@ ports (clock, wire, timers, store, events) are the simulator's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass, field
 
 from chain.genesis import Genesis
 from chain.keys import Signer
@@ -21,7 +21,7 @@ from testbed.simulate.scenario import Crash
 from testbed.simulate.scheme import Meter
 from testbed.simulate.timeline import Timeline
 
-__all__ = ["EPOCH_US", "Machine", "Outside", "Process"]
+__all__ = ["EPOCH_US", "Machine", "Process"]
 
 EPOCH_US = 1_700_000_000_000_000  # wall time at the start of a run, microseconds since 1970
 IDLE_US = 1_000_000  # how often a process writes without a vote
@@ -29,67 +29,38 @@ RESTART_US = 300_000  # delay until a supervisor restarts a process that ended b
 FRAMES_PER_CHECK = 4  # so many frames are read in the time of one signature check
 
 
-class Outside(Protocol):
-    """The rest of the run, as a process sees it."""
-
-    def send(self, machine: Machine, party: Party, frame: bytes) -> None:
-        """A frame leaves."""
-
-    def emitted(self, machine: Machine, event: str, fields: dict[str, object]) -> None:
-        """The process noted an event."""
-
-    def restarted(self, machine: Machine) -> None:
-        """A process is about to read what its disk kept."""
-
-    def crashed(self, machine: Machine, keeps: Crash) -> None:
-        """Power failed. `keeps` says how many unsynced writes survive."""
-
-    def stopped_full(self, machine: Machine) -> None:
-        """The process ended because the disk is full."""
-
-
+@dataclass(kw_only=True, eq=False)
 class Machine:
     """`number` tells machines apart, `me` is the replica id: twins share one.
 
-    `wrap` makes the rewriter of a Byzantine replica for each of its processes.
+    `on_send` gets the frames that leave. `on_event` gets the events of the processes, and the
+    machine's own: "starts" (a process is about to read what the disk kept), "loses-power" (with
+    what the disk keeps of unsynced writes), "stopped-full" (a process ended because the disk is
+    full). `turn_us` is how long frames gather. `wrap` makes the rewriter of a Byzantine replica for
+    each of its processes.
     """
 
-    def __init__(
-        self,
-        *,
-        number: int,
-        me: int,
-        genesis: Genesis,
-        scheme: Meter,
-        signer: Signer,
-        timeline: Timeline,
-        disk: Disk,
-        outside: Outside,
-        skew_us: int,
-        turn_us: int,
-        wrap: Callable[[Service], Rewrite] | None = None,
-        keep_data_blocks: int | None = None,
-    ) -> None:
-        self.number = number
-        self.me = me
-        self.genesis = genesis
-        self.scheme = scheme
-        self.signer = signer
-        self.timeline = timeline
-        self.disk = disk
-        self.outside = outside
-        self.skew_us = skew_us
-        self.wrap = wrap
-        self.keep_data_blocks = keep_data_blocks
-        self.work_us = 0  # time to check a replica's signature; 0: nothing takes time
-        self.process: Process | None = None
-        self._installed = False
-        self._turn_us = turn_us
-        self._downs = 0  # crash events in force
-        self._pauses = 0
-        self._inbox = Inbox()
-        self._working = False  # whether it opens frames now
-        self._fired = Fired()  # timers that fired meanwhile
+    number: int
+    me: int
+    genesis: Genesis
+    scheme: Meter
+    signer: Signer
+    timeline: Timeline
+    disk: Disk
+    on_send: Callable[[Machine, Party, bytes], None]
+    on_event: Callable[[Machine, str, dict[str, object]], None]
+    skew_us: int
+    turn_us: int
+    wrap: Callable[[Service], Rewrite] | None
+    keep_data_blocks: int | None
+    work_us: int = 0  # time to check a replica's signature; 0: nothing takes time
+    process: Process | None = None
+    _installed: bool = False
+    _downs: int = 0  # crash events in force
+    _pauses: int = 0
+    _inbox: Inbox = field(default_factory=Inbox)
+    _working: bool = False  # whether it opens frames now
+    _fired: Fired = field(default_factory=Fired)  # timers that fired meanwhile
 
     # --- life and death --------------------------------------------------------------------------
 
@@ -100,7 +71,7 @@ class Machine:
 
     def _start(self) -> None:
         if self._installed and self.process is None and not self._downs:
-            self.outside.restarted(self)
+            self.emit("starts", {"height": self.disk.height})
             self.process = Process(self)
             self._guarded(self.process.start)
 
@@ -134,7 +105,7 @@ class Machine:
     def _die(self, keeps: Crash) -> None:
         if self.process is not None:
             self._stop(keeps)
-            self.outside.crashed(self, keeps)
+            self.emit("loses-power", {"keeps": keeps.value})
 
     def _stop(self, keeps: Crash) -> None:
         """The process ends. What it had not handled is lost."""
@@ -154,7 +125,7 @@ class Machine:
             # The process ends as `nodes.replica.process` does: the transaction is lost, and nothing
             # that waited for it is sent.
             self._stop(Crash.LOST)
-            self.outside.stopped_full(self)
+            self.emit("stopped-full", {})
             self.timeline.after(RESTART_US, self._start)
 
     # --- what reaches it -------------------------------------------------------------------------
@@ -166,10 +137,10 @@ class Machine:
         self._inbox.put(party, frame)
         if self._pauses:
             return
-        if not self._turn_us:
+        if not self.turn_us:
             self._turn()
         elif idle:
-            self.timeline.after(self._turn_us, self._turn)
+            self.timeline.after(self.turn_us, self._turn)
 
     def _turn(self) -> None:
         """Each step handles a part of the arrived frames and syncs once."""
@@ -215,10 +186,10 @@ class Machine:
     # --- what leaves it ---------------------------------------------------------------------------
 
     def send(self, party: Party, frame: bytes) -> None:
-        self.outside.send(self, party, frame)
+        self.on_send(self, party, frame)
 
     def emit(self, event: str, fields: dict[str, object]) -> None:
-        self.outside.emitted(self, event, fields)
+        self.on_event(self, event, fields)
 
     def idle(self, process: Process) -> None:
         if process is self.process:

@@ -183,7 +183,7 @@ class PricedMachine(Machine):
         send_us = self._costs.send_us
         for place, (party, frames) in enumerate(writes.items(), 1):
             for frame in frames:
-                self.timeline.after(round(place * send_us), self.outside.send, self, party, frame)
+                self.timeline.after(round(place * send_us), self.on_send, self, party, frame)
         us = self._spent.add("send", len(writes) * send_us, len(writes))
         self.timeline.after(round(us), self._end)
 

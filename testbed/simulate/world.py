@@ -86,8 +86,6 @@ class Hardware(NamedTuple):
 
 
 class _World:
-    """Implements `machine.Outside`."""
-
     def __init__(
         self,
         scenario: Scenario,
@@ -201,7 +199,8 @@ class _World:
                 signer=self._signers[replica],
                 timeline=self.timeline,
                 disk=Disk(self._random, partial(self._wrote, replica)),
-                outside=self,
+                on_send=self._send,
+                on_event=self._emitted,
                 skew_us=scenario.skews_us[replica],
                 turn_us=scenario.turn_us,
                 wrap=self._cast.wrapper(replica, self._signers[replica]),
@@ -414,9 +413,9 @@ class _World:
             device.done()
             self._next(device)
 
-    # --- machine.Outside -------------------------------------------------------------------------
+    # --- what machines, their disks and links bring ----------------------------------------------
 
-    def send(self, machine: Machine, party: Party, frame: bytes) -> None:
+    def _send(self, machine: Machine, party: Party, frame: bytes) -> None:
         replica = machine.me
         if isinstance(party, int):
             if not self._cast.hears(machine.number != replica, replica, party):
@@ -430,15 +429,24 @@ class _World:
             self._transcript.sent(self.timeline.now_us, replica, to, frame)
         self._network.send(replica, to, frame)
 
-    def emitted(self, machine: Machine, event: str, fields: dict[str, object]) -> None:
-        if event == "accuse":
-            self._accused(machine.me, msgspec.convert(fields, Accusation))
-        elif event == "view":
-            self._views += 1
-        elif event == "peer-fault":
-            self._checker.blamed(machine.me, fields["party"], fields["code"])
-        elif event == "diverged" and machine.me in self._honest:
-            raise self._checker.broken("agreement", f"r{machine.me} diverged from a quorum")
+    def _emitted(self, machine: Machine, event: str, fields: dict[str, object]) -> None:
+        match event:
+            case "accuse":
+                self._accused(machine.me, msgspec.convert(fields, Accusation))
+            case "view":
+                self._views += 1
+            case "peer-fault":
+                self._checker.blamed(machine.me, fields["party"], fields["code"])
+            case "diverged" if machine.me in self._honest:
+                raise self._checker.broken("agreement", f"r{machine.me} diverged from a quorum")
+            case "starts":
+                self._checker.restarted(machine.me, machine.disk.height)
+            case "loses-power":
+                self._faults[f"crash-{fields['keeps']}"] += 1
+            case "stopped-full":
+                self._faults[event] += 1
+            case _:
+                pass
         if self._transcript is not None and event != "block":
             text = " ".join(f"{name}={value}" for name, value in fields.items())
             self._tell(f"r{machine.me} {event} {text}")
@@ -455,20 +463,6 @@ class _World:
             log_window=self._scenario.consensus.log_window,
         )
         self._checker.accused(accuser, culprit, reason, fault)
-
-    def restarted(self, machine: Machine) -> None:
-        self._checker.restarted(machine.me, machine.disk.height)
-        self._tell(f"r{machine.me} starts at height {machine.disk.height}")
-
-    def crashed(self, machine: Machine, keeps: Crash) -> None:
-        self._faults[f"crash-{keeps.value}"] += 1
-        self._tell(f"r{machine.me} loses power, unsynced writes {keeps.value}")
-
-    def stopped_full(self, machine: Machine) -> None:
-        self._faults["stopped-full"] += 1
-        self._tell(f"r{machine.me} stops: its disk is full")
-
-    # --- what disks and links bring --------------------------------------------------------------
 
     def _wrote(self, replica: int, height: int, stored: Stored) -> None:
         self._checker.wrote_block(replica, height, stored.block)
