@@ -55,7 +55,6 @@ def measure(plan: BenchPlan, say: Say) -> BenchResult:
         tempfile.TemporaryDirectory(prefix="bench-") as directory,
         Network(Path(directory), replicas=plan.replicas, policy=bench_policy(of)) as network,
     ):
-        network.start()
         return run(_story(plan, network, of, say))
 
 

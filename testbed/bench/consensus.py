@@ -86,9 +86,8 @@ def measure_all(
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         of = devices(max(in_flight))
         profile = Path(plan.profile) if plan.profile is not None else None
+        say(f"starting {plan.replicas} replicas, {plan.store} store")
         with _network(plan, directory, of, profile=profile) as network:
-            say(f"starting {plan.replicas} replicas, {plan.store} store")
-            network.start()
             return run(_under_loads(plan, network, of, in_flight, rounds=rounds, say=say))
 
 
@@ -117,9 +116,8 @@ def _alone_hops(plan: BenchPlan, say: Say) -> list[Step]:
         return []
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         of = devices(1)
+        say(f"starting {plan.replicas} replicas with traces, {plan.store} store")
         with _network(plan, directory, of, trace_every=1) as network:
-            say(f"starting {plan.replicas} replicas with traces, {plan.store} store")
-            network.start()
             asked = run(_traced(plan, network, of, say))
         return hops([network.trace(n) for n in network.replicas], asked)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 import psutil
 
 from chain.keys import Es256
@@ -82,13 +83,10 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
 
 
 def _chunk(device: Device, payload: bytes) -> bytes:
-    """One chunk: the signer's key, then the requests, each as a length and that many bytes."""
-    spki = device.signer.public
-    parts = []
-    for _ in range(_CHUNK):
-        cose = sign_operation(device.data(_NETWORK, payload), device.signer)
-        parts.append(len(cose).to_bytes(_LENGTH_BYTES, "big") + cose)
-    return len(spki).to_bytes(_LENGTH_BYTES, "big") + spki + b"".join(parts)
+    """One chunk: the signer's key, then the requests."""
+    signer = device.signer
+    requests = [sign_operation(device.data(_NETWORK, payload), signer) for _ in range(_CHUNK)]
+    return msgspec.msgpack.encode([signer.public, *requests])
 
 
 def _send(workers: Sequence[subprocess.Popen[bytes]], chunk: bytes) -> None:
@@ -114,19 +112,11 @@ def _verify_stdin() -> None:
     read, out = sys.stdin.buffer.read, sys.stdout.buffer
     while header := read(_LENGTH_BYTES):
         chunk = read(int.from_bytes(header, "big"))
-        spki, *requests = _parts(chunk)
+        spki, *requests = msgspec.msgpack.decode(chunk, type=list[bytes])
         if not all(_holds(scheme, spki, cose) for cose in requests):
             return
         out.write(b".")
         out.flush()
-
-
-def _parts(chunk: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(chunk):
-        start = at + _LENGTH_BYTES
-        at = start + int.from_bytes(chunk[at:start], "big")
-        yield chunk[start:at]
 
 
 def _holds(scheme: Es256, spki: bytes, cose: bytes) -> bool:

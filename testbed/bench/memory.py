@@ -73,7 +73,6 @@ def measure(plan: BenchPlan, say: Say) -> BenchResult:
             byzantine=slow,
         ) as network,
     ):
-        network.start()
         samples = run(_watched(plan, network, of, say))
     honest = [sample.rss_mb[:last] for sample in samples]
     half = honest[len(honest) // 2]

@@ -192,10 +192,6 @@ class Network:
         process.stdin.close()
         return process.wait(STOP_S_MAX)
 
-    def wait(self, replica: int) -> int:
-        """Waits until it ends by itself. Returns the exit code."""
-        return self._processes[replica].wait(READY_S_MAX)
-
     def _forget(self, replica: int) -> None:
         process = self._processes.pop(replica)
         if process.stdin is not None and not process.stdin.closed:
@@ -217,6 +213,12 @@ class Network:
             held.release()
 
     def __enter__(self) -> Self:
+        """Starts all replicas."""
+        try:
+            self.start()
+        except BaseException:  # then nobody else ends those that run
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

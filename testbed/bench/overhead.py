@@ -85,10 +85,8 @@ def measure(plan: BenchPlan, say: Say) -> BenchResult:
             )
             for has, each in of.items()
         }
+        say(f"starting {plan.replicas} replicas without and {plan.replicas} with {plan.what}")
         with networks[False] as without, networks[True] as having:
-            say(f"starting {plan.replicas} replicas without and {plan.replicas} with {plan.what}")
-            without.start()
-            having.start()
             sides = run(_turns(plan, [(without, of[False]), (having, of[True])], say))
             traces = [path for n in having.replicas if (path := having.trace(n)).exists()]
             size = sum(path.stat().st_size for path in traces)

@@ -66,11 +66,10 @@ def measure(plan: BenchPlan, say: Say = lambda _: None) -> BenchResult:
     of = devices(plan.devices)
     with TemporaryDirectory(prefix="bench-") as directory:
         policy = bench_policy(of)
+        say(f"starting {plan.replicas} replicas, {plan.store} store")
         with Network(
             Path(directory), replicas=plan.replicas, policy=policy, store=plan.store
         ) as network:
-            say(f"starting {plan.replicas} replicas, {plan.store} store")
-            network.start()
             steps, late_ms = run(_steps(plan, network, of, say))
     return BenchResult(plan=plan, saturation=knee_of(steps), client_late_ms=tuple(late_ms))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -18,10 +18,15 @@ from testbed.commands import model_curve
 from testbed.commands.options import JsonOption, columns, print_found, time_option
 from testbed.commands.sizes import sizes
 from testbed.errors import ConfigurationError
+from testbed.model.consensus import (
+    PAPER_WORK_PER_DELAY,
+    Calibration,
+    Parameters,
+    Times,
+    calibrate,
+    consensus_times,
+)
 from testbed.model.group import FORMULA, GroupRisk, group_risk, group_table, scientific
-
-if TYPE_CHECKING:
-    from testbed.model.consensus import Calibration, Parameters, Times
 
 __all__ = ["app"]
 
@@ -104,9 +109,6 @@ def consensus(
     testbed model consensus --calibrate last --replicas 4,7,10
     """
     wanted = sizes("--replicas", replicas)
-    # Scientific libraries take half a second to load, so the arguments are checked first.
-    from testbed.model.consensus import consensus_times  # noqa: PLC0415
-
     fitted = _calibration(calibrate or [])
     if fitted is None:
         parameters = _parameters(delay_ms, work_ms)
@@ -136,15 +138,15 @@ def consensus(
 
 
 def _calibration(bundles: list[str]) -> Calibration | None:
-    from testbed.model.consensus import calibrate  # noqa: PLC0415 - see above
+    if not bundles:
+        return None
+    # Scientific libraries take half a second to load.
     from testbed.model.observe import observe  # noqa: PLC0415
 
-    return calibrate([observe(find_run(each)) for each in bundles]) if bundles else None
+    return calibrate([observe(find_run(each)) for each in bundles])
 
 
 def _parameters(delay_ms: float | None, work_ms: float | None) -> Parameters:
-    from testbed.model.consensus import PAPER_WORK_PER_DELAY, Parameters  # noqa: PLC0415
-
     delay = 1.0 if delay_ms is None else delay_ms
     work = delay * PAPER_WORK_PER_DELAY if work_ms is None else work_ms
     if not delay + work:

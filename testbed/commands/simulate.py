@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError
+from testbed.manifest import git_state
 from testbed.simulate.draw import PROFILES, Options, draw
 from testbed.simulate.outcome import Outcome, Summary
 from testbed.simulate.scenario import Scenario
@@ -231,11 +232,10 @@ def _read(path: Path) -> Scenario:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+    state = git_state()
+    if state["commit"] is None:
         return "unknown (not a git checkout)"
+    return f"{state['commit']}{'-dirty' if state['dirty'] else ''}"
 
 
 def _run_mutants(as_json: bool) -> int:

@@ -40,11 +40,10 @@ def measure_loopback(replicas: int, blocks: int, say: Say) -> Measured:
     """Raises LabFault."""
     with tempfile.TemporaryDirectory(prefix="model-") as directory:
         of = devices(1)
+        say(f"{replicas} replicas: {blocks} blocks, one request at a time")
         with Network(
             Path(directory), replicas=replicas, policy=bench_policy(of), consensus=_NORMAL_CASE
         ) as network:
-            say(f"{replicas} replicas: {blocks} blocks, one request at a time")
-            network.start()
             first, last, spent_s = run(_load(network, blocks, of, say))
         proposer_ms = [
             took_us / 1000

@@ -7,6 +7,7 @@ Delta debugging (Zeller & Hildebrandt, "Simplifying and Isolating Failure-Induci
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -84,15 +85,12 @@ class _Search:
         """Tries fewer tricks for each. A Byzantine replica without tricks is honest, but not
         checked."""
         for index, traitor in enumerate(self.best.traitors):
+            _minimal(traitor.tricks, partial(self._try_tricks, index))
 
-            def replaced(
-                tricks: Sequence[str], index: int = index, replica: int = traitor.replica
-            ) -> bool:
-                traitors = list(self.best.traitors)
-                traitors[index] = Traitor(replica, tuple(tricks))
-                return self._try(msgspec.structs.replace(self.best, traitors=tuple(traitors)))
-
-            _minimal(traitor.tricks, replaced)
+    def _try_tricks(self, index: int, tricks: Sequence[str]) -> bool:
+        traitors = list(self.best.traitors)
+        traitors[index] = Traitor(traitors[index].replica, tuple(tricks))
+        return self._try(msgspec.structs.replace(self.best, traitors=tuple(traitors)))
 
     def durations(self) -> None:
         for index in range(len(self.best.events)):
@@ -104,16 +102,12 @@ class _Search:
                     break
 
     def links(self) -> None:
-        for index in range(len(self.best.events)):
-            event = self.best.events[index]
+        for index, event in enumerate(self.best.events):
+            _minimal(event.links, partial(self._try_links, index))
 
-            def replaced(
-                links: Sequence[tuple[int, int]], index: int = index, event: Event = event
-            ) -> bool:
-                smaller = msgspec.structs.replace(event, links=tuple(links))
-                return self._try(self._replace(index, smaller))
-
-            _minimal(event.links, replaced)
+    def _try_links(self, index: int, links: Sequence[tuple[int, int]]) -> bool:
+        event = msgspec.structs.replace(self.best.events[index], links=tuple(links))
+        return self._try(self._replace(index, event))
 
 
 def _minimal(items: Sequence[_T], accepted: Callable[[Sequence[_T]], bool]) -> None:
