@@ -234,12 +234,6 @@ class EventsDropped(LogEvent, frozen=True, kw_only=True, tag="events-dropped"):
     count: Whole
 
 
-_decoders = {
-    str(kind.__struct_config__.tag): msgspec.json.Decoder(kind)
-    for kind in LogEvent.__subclasses__()
-}
-
-
 class RunLine(msgspec.Struct, frozen=True, kw_only=True):
     """run.jsonl: what the orchestrator did, or that a host did not answer for `silent_s`."""
 
@@ -298,6 +292,10 @@ class _AnyEvent(msgspec.Struct, frozen=True):
 
 T = TypeVar("T", bound=msgspec.Struct)
 _any_event = msgspec.json.Decoder(_AnyEvent)
+_decoders = {  # by the name of the event
+    str(kind.__struct_config__.tag): msgspec.json.Decoder(kind)
+    for kind in LogEvent.__subclasses__()
+}
 
 
 def read_events(path: Path) -> tuple[list[LogEvent], int]:

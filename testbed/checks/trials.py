@@ -33,7 +33,7 @@ def refused_on_lines(evidence: Evidence, boards: Collection[str], since_ns: int)
         before = counted.get(key, 0)
         counted[key] = event.count
         # A device that was started again counts from 0.
-        more = counted[key] - before if counted[key] > before else counted[key]
+        more = event.count - before if event.count > before else event.count
         if event.board in boards and event.t >= since_ns:
             refused[f"serial:{event.reason}"] += more
     return refused
