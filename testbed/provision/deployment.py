@@ -23,6 +23,7 @@ from testbed.errors import ConfigurationError, LabFault
 from testbed.fleet import at_once
 from testbed.hosts.port import (
     COMMAND_TIMEOUT_S,
+    STOP_TIMEOUT_S,
     Host,
     HostFault,
     OutcomeUnknown,
@@ -275,7 +276,7 @@ class Deployment:
         """End one process and keep it from coming back, until `start_node`. It has `timeout_s` to
         end properly. If its supervisor has just started it again, the new process ends too."""
         self._held_down.add(node)
-        self.host(node).stop(node.unit, timeout_s=timeout_s)
+        self._stop_node(node, timeout_s)
 
     def restart(self, node: Node) -> None:
         """End one process if it runs, and start it again, even if it was given up."""
@@ -362,9 +363,9 @@ class Deployment:
         if faults:
             raise LabFault("\n".join(str(fault) for fault in faults))
 
-    def _stop_node(self, node: Node) -> None:
+    def _stop_node(self, node: Node, timeout_s: float = STOP_TIMEOUT_S) -> None:
         with self._in_turn[node]:
-            self.host(node).stop(node.unit)
+            self.host(node).stop(node.unit, timeout_s=timeout_s)
 
 
 def _comes(host: Host, ready: str) -> bool:

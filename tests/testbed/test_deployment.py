@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_what_was_put_off_and_fails_keeps_no_process_running(
 ) -> None:
     began, ended = set[str](), set[str]()
     monkeypatch.setattr(Outliving, "start", lambda _, unit: began.add(unit.name))
-    monkeypatch.setattr(Outliving, "stop", lambda _, name: ended.add(name))
+    monkeypatch.setattr(Outliving, "stop", lambda _, name, **__: ended.add(name))
     for node in deployment.with_role("replica"):
         deployment.start_node(node)
     r3 = deployment.hosts["r3"]
@@ -71,7 +72,7 @@ def test_a_process_whose_start_is_under_way_is_stopped_after_it(
 
     monkeypatch.setattr(Outliving, "run", remove)
     monkeypatch.setattr(Outliving, "start", lambda *_: done.append("started"))
-    monkeypatch.setattr(Outliving, "stop", lambda *_: done.append("stopped"))
+    monkeypatch.setattr(Outliving, "stop", lambda *_, **__: done.append("stopped"))
     with ThreadPoolExecutor() as pool:
         pool.submit(deployment.start_node, deployment.with_role("replica")[0])
         removing.wait()
@@ -113,10 +114,26 @@ def test_a_start_that_has_not_begun_when_all_is_stopped_does_not_begin(
     assert done == []
 
 
+def test_a_process_that_is_revived_while_it_is_to_be_held_down_is_stopped_after_it(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = deployment.with_role("replica")[0]
+    done = revived_before(deployment, partial(deployment.hold_down, replica), monkeypatch)
+    assert done == ["revived", "stopped"]
+
+
 def test_a_process_that_is_revived_while_all_is_stopped_is_stopped_after_it(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its host came back in this moment."""
+    done = revived_before(deployment, deployment.stop, monkeypatch)
+    assert done == ["revived", "stopped"]
+
+
+def revived_before(
+    deployment: Deployment, end: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """What is done to a replica, in order, if `end` is called while it is revived."""
     reviving, go_on = threading.Event(), threading.Event()
     done: list[str] = []
     replica = deployment.with_role("replica")[0]
@@ -128,14 +145,14 @@ def test_a_process_that_is_revived_while_all_is_stopped_is_stopped_after_it(
 
     monkeypatch.setattr(Outliving, "run", lambda *_, **__: None)
     monkeypatch.setattr(Outliving, "start", lambda *_: None)
-    monkeypatch.setattr(Outliving, "stop", lambda *_: done.append("stopped"))
+    monkeypatch.setattr(Outliving, "stop", lambda *_, **__: done.append("stopped"))
     deployment.start_node(replica)
     monkeypatch.setattr(Outliving, "start", start)
     with ThreadPoolExecutor() as pool:
         pool.submit(deployment.revive, replica)
         reviving.wait()
-        stopped = pool.submit(deployment.stop)
-        wait([stopped], timeout=0.2)
+        ended = pool.submit(end)
+        wait([ended], timeout=0.2)
         go_on.set()
-        stopped.result()
-    assert done == ["revived", "stopped"]
+        ended.result()
+    return done
