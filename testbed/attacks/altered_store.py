@@ -99,6 +99,6 @@ register(
         ),
         judge=_judge,
         impairs=those("on"),
-        seen="the program that changed it says what it changed",
+        seen="the program that changed it prints the change",
     )
 )

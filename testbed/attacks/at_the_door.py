@@ -58,7 +58,7 @@ for _name, _params, _summary in (
     (
         "device.eavesdrop",
         Eavesdrop,
-        "subscribes to wildcards and to other devices' answers; says what a relay can read",
+        "subscribes to wildcards and to other devices' answers; reports what a relay can read",
     ),
 ):
     register(

@@ -156,6 +156,6 @@ register(
             Mechanism(PROVIDER, FloodAttack, systems=("baseline",)),
         ),
         judge=judge,
-        seen="gateway or broker log what they refuse or take",
+        seen="gateway or broker log refused or accepted messages",
     )
 )

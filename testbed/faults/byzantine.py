@@ -209,7 +209,7 @@ LIED = _Proof("it logs its lies, and others receive its frames meanwhile", lambd
 REFUSED = _Proof("others refuse more and more of its frames", lambda w, _: w.refused())
 REPLACED = _Proof("others go to a later view", lambda w, _: w.replaced())
 SILENCED = _Proof("others go to a later view, or get nothing from it for a second", _silenced)
-DELAYED = _Proof("its proposals reach others late, or they go to a later view", _delayed)
+DELAYED = _Proof("its proposals reach others late, or the others go to a later view", _delayed)
 EXPOSED = _Proof("primary: others accuse, refuse or replace it; backup: as for withhold", _exposed)
 DECEIVED = _Proof("others execute different blocks, or accuse or replace a liar", _deceived)
 
@@ -245,8 +245,8 @@ _register(Trick.PARTIAL, "its votes reach only half of the others", LIED)
 _register(Trick.BAD_SIGNATURE, "flips a bit of each signature", REFUSED)
 _register(Trick.FLOOD, "sends everything 20 times, half of it garbage", REFUSED)
 _register(Trick.SPAM_VOTES, "sends many well-signed votes that are superfluous", LIED)
-_register(Trick.OLD_MESSAGES, "repeats what it sent long ago", LIED)
-_register(Trick.EQUIVOCATE, "tells the two halves of the others different things", EXPOSED)
+_register(Trick.OLD_MESSAGES, "repeats its old messages", LIED)
+_register(Trick.EQUIVOCATE, "sends each half of the others different messages", EXPOSED)
 _register(Trick.WRONG_DIGEST, "votes for digests that nobody proposed", LIED)
 _register(Trick.WRONG_FIELD, "changes a field of every fifth message, re-signed", LIED)
 _register(Trick.REPROPOSAL, "proposes one batch under two sequence numbers", EXPOSED)
@@ -257,7 +257,7 @@ _register(Trick.FORGE_CHECKPOINT, "votes for states that do not exist", LIED)
 _register(Trick.LYING_TRANSFER, "serves invented blocks to replicas that catch up", LIED)
 _register(
     Trick.CONSPIRE,
-    "with accomplices, tells some replicas another story; f+1 fork the chain",
+    "with accomplices, sends some replicas other batches; f+1 fork the chain",
     DECEIVED,
     Conspire,
     ("on", "with"),

@@ -133,5 +133,5 @@ register_fault(
     Slow,
     by_switch(SlowByOrder),
     summary="each commit of a replica takes longer",
-    seen="its log says that each block takes so much longer",
+    seen="its log shows that each block takes that much longer",
 )

@@ -368,7 +368,7 @@ def _register(
 
 
 _register("net.delay", Delay, "messages arrive late")
-_register("net.jitter", Jitter, "messages arrive late, each by another time")
+_register("net.jitter", Jitter, "messages arrive late, each by a different time")
 _register("net.loss", Loss, "a share of messages is lost", cap="nft")
 _register("net.reorder", Reorder, "a share of messages overtakes the rest")
 _register("net.duplicate", Duplicate, "a share of messages arrives twice")

@@ -74,7 +74,7 @@ register(
         NoLimits,
         category="action",
         layer="gateway",
-        summary="gateway and broker run without limits, to see what the limits achieve",
+        summary="gateway and broker run without limits, to measure the effect of the limits",
         mechanisms=(Mechanism("config", NoLimitsAction, equip=equip),),
         seen="the configs are read back",
     )

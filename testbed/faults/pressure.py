@@ -150,19 +150,19 @@ register_fault(
     Cpu,
     Mechanism("helper", CpuFault),
     summary="a process gets only a part of the processor's time",
-    seen="the kernel says that it is stopped for that part of the time",
+    seen="the kernel shows that it is stopped for the rest of the time",
 )
 register_fault(
     "process.memory",
     Memory,
     Mechanism("helper", MemoryFault),
     summary="a process's host has less memory",
-    seen="the kernel says that a helper holds so much",
+    seen="the kernel shows that a helper holds this memory",
 )
 register_fault(
     "process.io",
     Io,
     Mechanism("helper", IoFault),
     summary="a process's disk is busy with writes and syncs",
-    seen="the kernel counts what a helper wrote",
+    seen="the kernel counts the writes of a helper",
 )
