@@ -30,6 +30,7 @@ from gateway.broker.port import BrokerAdminError, DynamicSecurityAdmin
 from gateway.broker.security import User, device_password, new_password
 from gateway.mqtt.client import BrokerUnavailableError, Message, MqttClient
 from gateway.mqtt.topics import Head, Role, Up
+from gateway.tasks import Tasks
 from testbed.attacker.puppet import Puppet
 from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
@@ -64,6 +65,7 @@ class Attacker:
         self.relay = new_login(Role.RELAY)
         self._sent = 0
         self._relay_client: MqttClient | None = None
+        self._tasks = Tasks()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="attacker", daemon=True)
         self._thread.start()
@@ -140,34 +142,25 @@ class Attacker:
         self, user: User, topics: tuple[str, ...], heard: Callable[[Message], None] | None
     ) -> MqttClient:
         client = self._client(user, topics)
-        self._start(client.run())
+        self._tasks.start(client.run())
         if heard is not None:
-            self._start(_listen(client, heard))
+            self._tasks.start(_listen(client, heard))
         await client.ready(CONNECT_S_MAX)
         return client
 
     def _client(self, user: User, topics: tuple[str, ...]) -> MqttClient:
         return MqttClient(self.deployment.broker.login(user.name, user.password, topics))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        _TASKS.add(task)
-        task.add_done_callback(_TASKS.discard)
-        return task
-
     async def _let_in(self, user: User) -> None:
         client = self._client(
             self.deployment.material.broker_admin, DynamicSecurityAdmin.subscriptions
         )
         security = DynamicSecurityAdmin(client, self.net)
-        tasks = [self._start(client.run()), self._start(security.run())]
-        try:
+        async with Tasks() as tasks:
+            tasks.start(client.run())
+            tasks.start(security.run())
             await client.ready(CONNECT_S_MAX)
             await security.ensure(user)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _on_head(self, message: Message) -> None:
         with suppress(PeerFault):
@@ -230,8 +223,8 @@ class Attacker:
 
     async def _asked(self, user: User, kind: str, body: bytes) -> str:
         client = self._client(user, (f"m2m/1/{self.net}/rsp/{user.node}/#",))
-        running = self._start(client.run())
-        try:
+        async with Tasks() as tasks:
+            tasks.start(client.run())
             await client.ready(CONNECT_S_MAX)
             stamped = Stamped(n=1, boot=1, at_ms=0, body=body)
             topic = str(Up(self.net, user.node, user.node, kind))
@@ -240,12 +233,6 @@ class Attacker:
                 answer = (await client.receive()).topic.rpartition("/")[2]
                 if answer in ("receipt", "admitted", "denied"):
                     return answer
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-
-
-_TASKS: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
 
 
 async def _listen(client: MqttClient, heard: Callable[[Message], None]) -> None:

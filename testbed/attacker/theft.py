@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from nodes.provider.protocol import CALL, call, call_codec, request_id
 from testbed.attacker.with_attacker import ImpersonateAttack, WithAttacker
 from testbed.provision.configs import STORE
 from testbed.systems.baseline import ESCROW, attackers_token
 
-__all__ = ["EscrowTheft", "LedgerTheft"]
+__all__ = ["THEFTS"]
 
 
 class LedgerTheft(ImpersonateAttack):
@@ -57,3 +58,6 @@ class EscrowTheft(WithAttacker):
         found: dict[str, tuple[str, int]] = json.loads(said)
         own, _ = attackers_token(deployment.material)
         return {device: key for device, key in found.items() if device != own}
+
+
+THEFTS: Mapping[str, type[WithAttacker]] = {"ledgers": LedgerTheft, "escrow": EscrowTheft}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from testbed.campaign.injection import Attack, Injection, Judgement, Scene
+from testbed.campaign.injection import Attack, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register, those
 from testbed.care.dead_man import arm, disarm
 from testbed.checks.evidence import Evidence
@@ -29,16 +29,20 @@ class AlteredStore(OnProcesses):
 
 
 class Alteration(Attack):
-    """`program` changes a store; it gets the paths of the process's `files`. If the orchestrator is
-    gone, the host starts the process by itself."""
+    """If the orchestrator is gone, the host starts the process by itself."""
 
-    def __init__(self, scene: Scene, program: str, files: tuple[str, ...]) -> None:
+    def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self._program = program
-        self._files = files
         self._down: list[Node] = []
 
     def apply(self) -> None:
+        from testbed.provision.configs import STORE  # noqa: PLC0415 - only a run needs it
+        from testbed.systems.baseline import ESCROW  # noqa: PLC0415 - see above
+
+        program, files = {
+            "ledger": ("alter_block", [STORE]),
+            "readings": ("alter_readings", [STORE, ESCROW]),
+        }[self.scene.event.mechanism]
         deployment = self.scene.deployment
         for node in self.scene.nodes("on"):
             host = deployment.host(node)
@@ -46,8 +50,8 @@ class Alteration(Attack):
             if (start := host.start_command(deployment.unit(node))) is not None:
                 arm(host, f"{UNDO}-{node.name}", self.scene.undo_after_s, start)
             deployment.hold_down(node)
-            paths = [node.file(name) for name in self._files]
-            changed = deployment.run_program(node, f"attacks/on_host/{self._program}.py", *paths)
+            paths = [node.file(name) for name in files]
+            changed = deployment.run_program(node, f"attacks/on_host/{program}.py", *paths)
             self.sent(f"{node.name}/{changed.strip()}")
 
     def heal(self) -> None:
@@ -73,19 +77,6 @@ def _judge(evidence: Evidence, attack: str) -> Judgement:
     return tried.judgement(len(set(tried.trials) - set(found)))
 
 
-def _ledger(scene: Scene) -> Injection:
-    from testbed.provision.configs import STORE  # noqa: PLC0415 - only a run needs it
-
-    return Alteration(scene, "alter_block", (STORE,))
-
-
-def _readings(scene: Scene) -> Injection:
-    from testbed.provision.configs import STORE  # noqa: PLC0415 - only a run needs it
-    from testbed.systems.baseline import ESCROW  # noqa: PLC0415 - see above
-
-    return Alteration(scene, "alter_readings", (STORE, ESCROW))
-
-
 register(
     Kind(
         "store.alter",
@@ -94,8 +85,8 @@ register(
         layer="ledger",
         summary="changes the newest record in the store of a process that stands still",
         mechanisms=(
-            Mechanism("ledger", _ledger, systems=("chain",)),
-            Mechanism("readings", _readings, systems=("baseline",)),
+            Mechanism("ledger", Alteration, systems=("chain",)),
+            Mechanism("readings", Alteration, systems=("baseline",)),
         ),
         judge=_judge,
         impairs=those("on"),

@@ -45,16 +45,10 @@ def _judge_taken(evidence: Evidence, attack: str) -> Judgement:
     return tried.judgement(len(set(tried.trials) & outcomes.keys() & taken))
 
 
-def _ledgers(scene: Scene) -> Injection:
-    from testbed.attacker.theft import LedgerTheft  # noqa: PLC0415 - only a run needs it
+def _make(scene: Scene) -> Injection:
+    from testbed.attacker.theft import THEFTS  # noqa: PLC0415 - only a run needs it
 
-    return LedgerTheft(scene)
-
-
-def _escrow(scene: Scene) -> Injection:
-    from testbed.attacker.theft import EscrowTheft  # noqa: PLC0415 - only a run needs it
-
-    return EscrowTheft(scene)
+    return THEFTS[scene.event.mechanism](scene)
 
 
 register(
@@ -65,8 +59,8 @@ register(
         layer="identity",
         summary="reads all that the service stores, and uses it to send data as its devices",
         mechanisms=(
-            Mechanism("ledgers", _ledgers, systems=("chain",)),
-            Mechanism("escrow", _escrow, systems=("baseline",)),
+            Mechanism("ledgers", _make, systems=("chain",)),
+            Mechanism("escrow", _make, systems=("baseline",)),
         ),
         judge=_judge,
         seen="gateway or provider log each message",

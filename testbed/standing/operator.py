@@ -48,6 +48,7 @@ from gateway.broker.port import DynamicSecurityAdmin
 from gateway.broker.security import User
 from gateway.mqtt.client import MqttClient
 from gateway.mqtt.topics import Role
+from gateway.tasks import Tasks
 from nodes.device.device import Device, Refused
 from nodes.device.ledger_sync import LedgerSync
 from nodes.device.login import Login
@@ -316,14 +317,11 @@ class Operator:
             running.broker.login(admin.name, admin.password, DynamicSecurityAdmin.subscriptions)
         )
         security = DynamicSecurityAdmin(client, self._device.genesis.network.hex()[:16])
-        tasks = [asyncio.ensure_future(each) for each in (client.run(), security.run())]
-        try:
+        async with Tasks() as tasks:
+            tasks.start(client.run())
+            tasks.start(security.run())
             await client.ready(CONNECT_S_MAX)
             yield security
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _order(self, kind: Callable[..., Operation], /, **fields: object) -> Statement:
         """Does `ask` for one operation of an administrator."""
