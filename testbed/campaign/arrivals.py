@@ -15,8 +15,11 @@ from testbed.campaign.file import Workload
 from testbed.campaign.schedule import Device, DeviceRole
 from testbed.errors import ConfigurationError
 from testbed.profile import Span, constant
+from testbed.provision.layout import layout
 
-__all__ = ["devices", "devices_of", "profile_of", "stream"]
+__all__ = ["devices", "profile_of", "stream"]
+
+_ORDER: tuple[DeviceRole, ...] = ("environment", "mobile", "board")
 
 
 def stream(seed: int, trial: int, label: str) -> Random:
@@ -28,26 +31,20 @@ def stream_name(seed: int, trial: int, label: str) -> str:
     return f"{seed}/{trial}/{label}"
 
 
-def devices_of(lab: Lab) -> dict[DeviceRole, list[tuple[str, str]]]:
-    """(name, host) of each device by role, in inventory order."""
-    return {
-        "environment": [(lab.process(h, "environment"), h) for h in lab.with_role("environment")],
-        "mobile": [(mobile.name, mobile.host) for mobile in lab.mobiles()],
-        "board": [(name, board.host) for name, board in lab.boards_in_use().items()],
-    }
-
-
 def devices(
     workload: Workload, lab: Lab, phases: tuple[Span, ...], seed: int, trial: int
 ) -> tuple[Device, ...]:
-    """Devices of a trial: mobiles, environment hosts, boards, each in inventory order.
+    """Devices of a trial: environment hosts, mobiles, boards, each in inventory order.
 
     Devices with keys of their own are admitted in the first half of the first phase, at equal
     intervals. Data is sent after that. Raises ConfigurationError if nothing could send.
     """
-    places = devices_of(lab)
-    environments, mobiles, boards = places.values()
-    senders = len(mobiles) + (len(boards) if workload.kind == "enrol+data" else 0)
+    nodes = layout(lab)
+    by_role = {role: [node for node in nodes if node.role == role] for role in _ORDER}
+    sends: tuple[DeviceRole, ...] = ("mobile",)
+    if workload.kind == "enrol+data":
+        sends = ("mobile", "board")
+    senders = sum(len(by_role[role]) for role in sends)
     if senders == 0:
         raise ConfigurationError(
             f"workload: lab {lab.lab} has no device that could send; add a host with role mobile"
@@ -56,21 +53,19 @@ def devices(
     half_ms = start_ms + (end_ms - start_ms) // 2
     sending = ((name, half_ms, end_ms), *phases[1:])
     profile = profile_of(workload, sending).share(senders)
-    admitted = len(mobiles) + len(environments)
+    admitted = len(by_role["mobile"]) + len(by_role["environment"])
     out: list[Device] = []
-    for role, members in places.items():
-        for device, host in members:
-            silent = role == "environment" or (role == "board" and workload.kind == "enrol")
+    for role, members in by_role.items():
+        for node in members:
+            name_of_stream = stream_name(seed, trial, f"device/{node.name}")
             enrol_at_ms = start_ms + (half_ms - start_ms) * len(out) // max(1, admitted)
             out.append(
                 Device(
-                    name=device,
+                    name=node.name,
                     role=role,
-                    host=host,
+                    host=node.host,
                     enrol_at_ms=None if role == "board" else enrol_at_ms,
-                    draws=()
-                    if silent
-                    else (Draw.of(profile, stream_name(seed, trial, f"device/{device}")),),
+                    draws=(Draw.of(profile, name_of_stream),) if role in sends else (),
                 )
             )
     return tuple(out)

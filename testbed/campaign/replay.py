@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from inventory.entries import Role
 from inventory.model import Lab
-from testbed.campaign.arrivals import devices_of
 from testbed.campaign.kinds import kinds
-from testbed.campaign.schedule import Schedule
+from testbed.campaign.schedule import DeviceRole, Schedule
 from testbed.campaign.selectors import is_symbolic
 from testbed.errors import ConfigurationError
+from testbed.provision.layout import layout
 from testbed.systems.known import find_system
 
 __all__ = ["is_schedule", "runnable", "stored_schedule"]
@@ -56,9 +55,9 @@ def _differences(schedule: Schedule, lab: Lab) -> Iterator[str]:
     replicas = tuple(find_system(schedule.system).lab(lab).replicas())
     if schedule.replicas != replicas:
         yield f"replicas {', '.join(replicas)} instead of {', '.join(schedule.replicas)}"
-    there = {place for places in devices_of(lab).values() for place in places}
-    known = {name for name, _ in there} | {*lab.hosts}
-    known |= {lab.process(h, role) for role in get_args(Role) for h in lab.with_role(role)}
+    nodes = layout(lab)
+    known = {node.name for node in nodes} | {*lab.hosts}
+    there = {(node.name, node.host) for node in nodes if node.role in get_args(DeviceRole)}
     for trial in schedule.trials[:1]:  # all trials have the same devices
         for device in trial.devices:
             if (device.name, device.host) not in there:

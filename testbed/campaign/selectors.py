@@ -36,6 +36,7 @@ from pydantic.fields import FieldInfo
 from inventory.entries import Role, caps
 from inventory.model import Lab
 from testbed.errors import ConfigurationError
+from testbed.provision.layout import PROCESS_ROLES, Node, layout
 
 __all__ = [
     "HostField",
@@ -152,12 +153,7 @@ def resolve(
 
 def hosts_of(targets: Iterable[str], lab: Lab) -> tuple[str, ...]:
     """The hosts that resolved targets may mean, each once."""
-    places: dict[str, str] = {}
-    for role in get_args(Role):
-        places |= {lab.process(host, role): host for host in lab.with_role(role)}
-    places |= {mobile.name: mobile.host for mobile in lab.mobiles()}
-    places |= {name: board.host for name, board in lab.boards_in_use().items()}
-    places |= {host: host for host in lab.active}
+    places = {node.name: node.host for node in layout(lab)} | {host: host for host in lab.active}
     found: list[str] = []
     for target in targets:
         found += [*lab.replicas()] if is_symbolic(target) else [places[target]]
@@ -166,11 +162,8 @@ def hosts_of(targets: Iterable[str], lab: Lab) -> tuple[str, ...]:
 
 def _processes(host: str, lab: Lab) -> tuple[str, ...]:
     """The names of a host's processes without boards; a replica has the host's name."""
-    found = [host] if host in lab.replicas() else []
-    for role in get_args(Role):
-        if role not in ("replica", "mobile") and host in lab.with_role(role):
-            found.append(lab.process(host, role))
-    return (*found, *(mobile.name for mobile in lab.mobiles() if mobile.host == host))
+    nodes = [node for node in layout(lab) if node.host == host]
+    return tuple(_name(node) for role in get_args(Role) for node in nodes if node.role == role)
 
 
 def _resolve(selector: Selector, lab: Lab, rng: Random, *, beside_primary: bool) -> tuple[str, ...]:
@@ -200,25 +193,19 @@ def _resolve(selector: Selector, lab: Lab, rng: Random, *, beside_primary: bool)
 
 def _candidates(selector: Selector, lab: Lab) -> tuple[str, ...]:
     word = selector.word
-    if word == "board":
-        return tuple(lab.boards_in_use())
-    if word == "mobile":
-        return tuple(mobile.name for mobile in lab.mobiles())
-    if word == "sensors":
-        return (*(mobile.name for mobile in lab.mobiles()), *lab.boards_in_use())
     if word == "host":
         return tuple(lab.active)
-    if word == "all":
-        return tuple(lab.replicas())
-    for role in get_args(Role):
-        if word == role:
-            # Replicas have their hosts' names, because the guard counts these.
-            hosts = tuple(lab.with_role(role))
-            return hosts if role == "replica" else tuple(lab.process(h, role) for h in hosts)
-    for cap in caps:
-        if word == "cap" and selector.arg == cap:
-            return tuple(lab.with_cap(cap))
-    raise AssertionError(f"selector {selector.text} passed the pattern and has no meaning")
+    if word == "cap":
+        return tuple(name for name, host in lab.active.items() if selector.arg in host.caps)
+    roles = {"all": ("replica",), "sensors": ("mobile", "board")}.get(word, (word,))
+    assert {*roles} <= {*PROCESS_ROLES}, f"{selector.text} passed the pattern and has no meaning"
+    nodes = layout(lab)
+    return tuple(_name(node) for role in roles for node in nodes if node.role == role)
+
+
+def _name(node: Node) -> str:
+    """Replicas have their hosts' names, because the guard counts these."""
+    return node.host if node.role == "replica" else node.name
 
 
 def _random(selector: Selector, lab: Lab, rng: Random, *, beside_primary: bool) -> tuple[str, ...]:
