@@ -34,7 +34,7 @@ from testbed.campaign.book import Inputs, new_bundle
 from testbed.campaign.event import ScheduledEvent, SystemName
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
-from testbed.campaign.injection import Scene, Seen, meant
+from testbed.campaign.injection import Scene, Seen
 from testbed.campaign.kinds import equip, kinds
 from testbed.campaign.reach import Reach
 from testbed.campaign.screen import QuietScreen
@@ -218,7 +218,7 @@ class RunningTestbed:
             event=event,
             deployment=self._deployment,
             watch=self._watch,
-            resolve=lambda _event, name: meant(self._deployment, name, self._watch.primary),
+            primary=self._watch.primary,
             rng=Random(event.id),  # noqa: S311 - repeatable, not secret
             captures=Path(self._running.home),
             undo_after_s=event.for_ms / 1000,

@@ -39,7 +39,6 @@ __all__ = [
     "Scene",
     "Seen",
     "Sent",
-    "meant",
 ]
 
 POLL_S = 0.2
@@ -60,8 +59,8 @@ class Scene:
     event: ScheduledEvent
     deployment: Deployment
     watch: Watch
-    resolve: Callable[[ScheduledEvent, str], Node]
-    """Finds the process that a target means; the first call decides which replica `primary` is."""
+    primary: Callable[[], Node]
+    """Finds the replica that `primary` means, which the first call decides."""
     rng: Random
     captures: Path
     inventory: Path | None = None
@@ -74,7 +73,7 @@ class Scene:
         `primary` and `backup(K)` mean certain replicas."""
         if key not in self._struck:
             names = self.event.targets.get(key, ())
-            self._struck[key] = tuple(self.resolve(self.event, name) for name in names)
+            self._struck[key] = tuple(map(self.node, names))
         return self._struck[key]
 
     def candidates(self, key: str) -> tuple[Node, ...]:
@@ -89,7 +88,7 @@ class Scene:
         """The hosts that a host selector means, each once. Call it in `apply` or later."""
         names = self.event.targets.get(key, ())
         known = self.deployment.hosts
-        found = [name if name in known else self.resolve(self.event, name).host for name in names]
+        found = [name if name in known else self.node(name).host for name in names]
         return tuple(dict.fromkeys(found))
 
     def candidate_hosts(self, key: str) -> tuple[str, ...]:
@@ -111,9 +110,17 @@ class Scene:
             for key, names in self.event.targets.items()
         }
 
-    def meant(self, name: str) -> str:
-        """The replica's name for one of `ScheduledEvent.impairs`; call it after `apply`."""
-        return self.resolve(self.event, name).name
+    def node(self, name: str) -> Node:
+        """The process that a target means: by its name, `primary` or `backup(K)`. Call it in
+        `apply` or later."""
+        if not is_symbolic(name):
+            return self.deployment.node(name)
+        first = self.primary()
+        if name == "primary":
+            return first
+        replicas = self.deployment.with_role("replica")
+        steps = int(name.removeprefix("backup(").removesuffix(")"))
+        return replicas[(first.index + steps) % len(replicas)]
 
     def pause(self, seconds: float) -> bool:
         """Wait. False if the run was interrupted meanwhile; the caller must then return at once."""
@@ -144,18 +151,6 @@ class Sent:
 
     trials: tuple[str, ...] = ()
     details: dict[str, int] = field(default_factory=dict)
-
-
-def meant(deployment: Deployment, name: str, primary: Callable[[], Node]) -> Node:
-    """The process that a target means now: by its name, `primary` or `backup(K)`."""
-    if not is_symbolic(name):
-        return deployment.node(name)
-    first = primary()
-    if name == "primary":
-        return first
-    replicas = deployment.with_role("replica")
-    steps = int(name.removeprefix("backup(").removesuffix(")"))
-    return replicas[(first.index + steps) % len(replicas)]
 
 
 class Injection(ABC):

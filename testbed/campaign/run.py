@@ -25,7 +25,7 @@ import msgspec
 
 from nodes.device.workload import Go
 from testbed.campaign.abort import aborts
-from testbed.campaign.injection import Attack, Injection, Scene, Seen, meant
+from testbed.campaign.injection import Attack, Injection, Scene, Seen
 from testbed.campaign.kinds import kinds
 from testbed.campaign.schedule import Phase, Schedule, ScheduledEvent
 from testbed.campaign.watch import Watch
@@ -267,7 +267,7 @@ class Runner:
         if event.for_ms:
             names = [name for found in injection.scene.resolved.values() for name in found]
             self.struck[event.id] = (event, tuple(dict.fromkeys(names)))
-        impaired = [injection.scene.meant(name) for name in event.impairs]
+        impaired = [injection.scene.node(name).name for name in event.impairs]
         self._write(injection, "applied", record, impaired=impaired)
 
     def _hold(self, injection: Injection, event: ScheduledEvent, record: Mapping[str, Any]) -> None:
@@ -313,7 +313,7 @@ class Runner:
             event=event,
             deployment=self._deployment,
             watch=self._watch,
-            resolve=self._resolve,
+            primary=partial(self._primary, event),
             rng=Random(f"{self._trial.seed}/{event.id}"),  # noqa: S311 - repeatable, not secret
             captures=self._captures,
             inventory=self._inventory,
@@ -321,12 +321,8 @@ class Runner:
             undo_after_s=(ahead_ms + event.for_ms + dead_man_ms) / 1000,
         )
 
-    def _resolve(self, event: ScheduledEvent, name: str) -> Node:
-        """Decides now which replica `primary` and `backup(K)` are. Overlapping events mean the same
-        one."""
-        return meant(self._deployment, name, lambda: self._primary(event))
-
     def _primary(self, event: ScheduledEvent) -> Node:
+        """Decides now which replica `primary` is. Overlapping events mean the same one."""
         with self._resolving:
             if event.id not in self._resolved:
                 found = self._overlapping_primary(event) or self._watch.primary()

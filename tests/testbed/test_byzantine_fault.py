@@ -174,7 +174,7 @@ def fault(
         event=event,
         deployment=lab.deployment,
         watch=lab.watch,
-        resolve=lambda _event, _name: lab.replicas[0],
+        primary=lambda: lab.replicas[0],
         rng=Random(7),
         captures=Path(),
         undo_after_s=undo_after_s,

@@ -356,7 +356,7 @@ def test_a_partition_of_a_campaign_is_armed_cut_seen_and_healed_on_hosts(
         event=cut,
         deployment=two.deployment,
         watch=Watch(two.deployment, Reach(lambda _: None, lambda *_, **__: None)),
-        resolve=lambda _, name: two.deployment.node(name),
+        primary=lambda: replica,
         rng=Random(7),
         captures=tmp_path,
     )
