@@ -15,11 +15,13 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from nodes.byzantine.config import Trick
-from testbed.campaign.injection import Injection, Scene, Seen
+from testbed.campaign.injection import Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, Params, register, those
 from testbed.campaign.quantities import DurationField
 from testbed.campaign.selectors import SelectorField
-from testbed.faults.switch import Order, equip
+from testbed.campaign.watch import Since
+from testbed.faults.switch import equip
+from testbed.faults.switched import SwitchFault
 from testbed.faults.witness import Witness
 from testbed.hosts.port import UnitState
 from testbed.provision.configs import EVENTS
@@ -80,9 +82,10 @@ class _Proof(NamedTuple):
     holds: Callable[[Witness, dict[str, Any]], bool]
 
 
-class ByzantineFault(Injection):
-    """Gives the order, reads it back, observes, takes the order back, and checks that the replica
-    is honest again. `liars` are the keys of the selectors that name liars."""
+class ByzantineFault(SwitchFault):
+    """`liars` are the keys of the selectors that name liars."""
+
+    seam = SEAM
 
     def __init__(self, scene: Scene, trick: Trick, proof: _Proof, liars: tuple[str, ...]) -> None:
         super().__init__(scene)
@@ -90,22 +93,26 @@ class ByzantineFault(Injection):
         self._proof = proof
         self._keys = liars
         self._witness: Witness | None = None
-        self._heal_witness: Witness | None = None
-        self._tip = 0
+        self._order: dict[str, object] = {}
+        self._healed: Since | None = None
 
-    def arm(self) -> None:
-        """Arms the undo of the orders. Nobody lies yet."""
-        for order in self._orders():
-            order.arm()
+    def targets(self) -> list[Node]:
+        """Accomplices get the order first. If the primary lies before they do, the deceived get no
+        quorum for its story and find out."""
+        return [node for key in reversed(self._keys) for node in self.scene.nodes(key)]
 
-    def apply(self) -> None:
-        """Raises LabFault unless every liar has logged that it took the order."""
-        self._witness = self._new_witness()
-        order = self._order()
-        # Accomplices get it first. If the primary lies before they do, the deceived get no quorum
-        # for its story and find out.
-        for node in reversed(self._liars()):
-            Order(self.scene, node, SEAM).give(order)
+    def candidates(self) -> list[Node]:
+        found = [node for key in self._keys for node in self.scene.candidates(key)]
+        return list(dict.fromkeys(found))
+
+    def note_others(self) -> None:
+        super().note_others()
+        replicas = self.scene.deployment.with_role("replica")
+        self._witness = Witness(self.scene.watch, replicas, self.targets())
+        self._order = self._one_for_all()
+
+    def order(self, node: Node) -> dict[str, object]:
+        return self._order
 
     def observe(self, within_s: float) -> Seen | None:
         witness, params = self._witness, self.scene.event.params
@@ -116,49 +123,24 @@ class ByzantineFault(Injection):
         return Seen(self._proof.text) if shown else None
 
     def heal(self) -> None:
-        self._tip = self.scene.watch.tip()
-        if self._witness is not None:
-            self._heal_witness = self._heal_witness or self._new_witness()
-            for node in self._liars():
-                Order(self.scene, node, SEAM).take_back()
-
-    def close(self) -> None:
-        for order in self._orders():
-            order.let_go()
+        self._healed = self._healed or Since(self.scene.watch)
+        super().heal()
 
     def verify(self, within_s: float) -> bool:
-        """Whether each liar runs, logs that it is honest, and is as high as the others were at
-        healing."""
-        watch, deployment = self.scene.watch, self.scene.deployment
-        witness = self._heal_witness
-        assert witness is not None, "apply and heal were not called"
-        names = {node.name for node in self._liars()}
-        views = [view for view in watch.replicas if view.name in names]
-        whole = watch.wait_for(
-            lambda: (
-                witness.all_logged("honest") and all(view.height >= self._tip for view in views)
-            ),
-            within_s,
+        """Whether each liar also runs, and logs that it is honest."""
+        healed = self._healed
+        assert healed is not None, "heal was not called"
+        honest = self.scene.watch.wait_for(
+            lambda: all(healed.logged(name, "honest") for name in self.names), within_s
         )
-        states = [deployment.host(node).status(node.unit).state for node in self._liars()]
-        return whole and all(state is UnitState.ACTIVE for state in states)
+        states = [self.host(node).status(node.unit).state for node in self.hit]
+        active = all(state is UnitState.ACTIVE for state in states)
+        return honest and active and super().verify(within_s)
 
-    def _liars(self) -> tuple[Node, ...]:
-        return tuple(node for key in self._keys for node in self.scene.nodes(key))
-
-    def _orders(self) -> list[Order]:
-        """An order for each replica that may become a liar."""
-        found = [node for key in self._keys for node in self.scene.candidates(key)]
-        return [Order(self.scene, node, SEAM) for node in dict.fromkeys(found)]
-
-    def _new_witness(self) -> Witness:
-        replicas = self.scene.deployment.with_role("replica")
-        return Witness(self.scene.watch, replicas, self._liars())
-
-    def _order(self) -> dict[str, Any]:
+    def _one_for_all(self) -> dict[str, object]:
         """The fields of `nodes.byzantine.config.Byzantine` that differ from its defaults."""
         params = self.scene.event.params
-        order: dict[str, Any] = {"trick": self._trick, "seed": self.scene.rng.getrandbits(31)}
+        order: dict[str, object] = {"trick": self._trick, "seed": self.scene.rng.getrandbits(31)}
         if params.get("message") is not None:
             order["message"] = _TAGS[str(params["message"])]
         if "by_ms" in params:
@@ -166,7 +148,7 @@ class ByzantineFault(Injection):
         for client in self.scene.nodes("client")[:1]:
             order["client"] = self._node_id(client)
         if self._trick is Trick.CONSPIRE:
-            liars = self._liars()
+            liars = self.targets()
             replicas = self.scene.deployment.with_role("replica")
             loyal = [node.index for node in replicas if node not in liars]
             order["accomplices"] = [node.index for node in liars]

@@ -8,6 +8,7 @@ host when the orchestrator is gone (`undo`).
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import partial
 
 from testbed.campaign.event import Disturbed
@@ -72,17 +73,25 @@ class ProcessFault(Injection):
         """The command that undoes it on the host while nobody is connected; None if all processes
         end with this program."""
 
+    def targets(self) -> Sequence[Node]:
+        """The processes to hit, in this order. Call it in `apply` or later."""
+        return self.scene.nodes("on")
+
+    def candidates(self) -> Sequence[Node]:
+        """The processes that may be hit."""
+        return self.scene.candidates("on")
+
     def host(self, node: Node) -> Host:
         return self.scene.deployment.host(node)
 
     def arm(self) -> None:
-        for node in self.scene.candidates("on"):
+        for node in self.candidates():
             if (undo := self.undo(node)) is not None:
                 arm(self.host(node), self._undo_name(node), self.scene.undo_after_s, undo)
 
     def apply(self) -> None:
         self.note_others()
-        for node in self.scene.nodes("on"):
+        for node in self.targets():
             self.hit.append(node)
             self.strike(node)
 
@@ -103,7 +112,7 @@ class ProcessFault(Injection):
 
     def close(self) -> None:
         """Disarms the undos, also on hosts where nothing was hit: one of them may be lost."""
-        at_once(self._disarm, self.scene.candidates("on"))
+        at_once(self._disarm, self.candidates())
 
     def _disarm(self, node: Node) -> None:
         if self.undo(node) is not None:

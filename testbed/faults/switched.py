@@ -1,4 +1,4 @@
-"""Faults by the switch of a process (`switch`), except lies of replicas (`byzantine`)."""
+"""Faults by the switch of a process (`switch`)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SwitchFault(ProcessFault):
         return None
 
     def arm(self) -> None:
-        for node in self.scene.candidates("on"):
+        for node in self.candidates():
             self._order_to(node).arm()
 
     def strike(self, node: Node) -> None:
@@ -50,7 +50,7 @@ class SwitchFault(ProcessFault):
         self._order_to(node).take_back()
 
     def close(self) -> None:
-        for node in self.scene.candidates("on"):
+        for node in self.candidates():
             self._order_to(node).let_go()
 
     def verify(self, within_s: float) -> bool:

@@ -86,10 +86,6 @@ class Witness:
             if (found := (event["time_us"], event.get("count")))
         )
 
-    def all_logged(self, event: str) -> bool:
-        """Whether every liar has logged `event`."""
-        return all(self._since.logged(name, event) for name in self._lying)
-
     def _pairs(self, what: str) -> Iterator[tuple[int, int]]:
         """The counts of liars in the first and the newest `counters` line of each honest
         replica."""
