@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from signal import Signals
 
 from pydantic import Field
 
@@ -53,11 +52,9 @@ class CutByKill(LocalHostFault):
     said = "none of its processes is left"
 
     def strike_host(self, name: str) -> None:
-        nodes = [node for node in self.hit if node.host == name]
-        for node in nodes:
-            with suppress(HostFault):  # it has no process at the moment
-                self.host(node).signal(node.unit, Signals.SIGKILL)
-        for node in nodes:
+        for node in self.processes(name):
+            self.kill(node)
+        for node in self.processes(name):
             self.scene.deployment.hold_down(node)
 
 
@@ -65,7 +62,7 @@ class RebootByRestart(LocalHostFault):
     said = "all its processes have ended"
 
     def strike_host(self, name: str) -> None:
-        for node in reversed([node for node in self.hit if node.host == name]):
+        for node in reversed(self.processes(name)):
             self.scene.deployment.hold_down(node, STOP_TIMEOUT_S)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
+
 from inventory.model import Lab
 from testbed.campaign.injection import Seen
 from testbed.errors import LabFault
 from testbed.faults.processes import ProcessFault
 from testbed.hosts.port import HostFault, NodeCommand
-from testbed.provision.layout import PROCESS_ROLES, Node
+from testbed.provision.layout import Node
 
 __all__ = ["LocalHostFault", "SshHostFault", "WholeHostFault", "only_local", "only_ssh"]
 
@@ -31,11 +34,11 @@ def only_ssh(lab: Lab, hosts: tuple[str, ...]) -> str | None:
 class WholeHostFault(ProcessFault):
     """A fault of the hosts `on`. `strike_host` applies it to one host, `mend_host` undoes it."""
 
-    def strike_host(self, name: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def strike_host(self, name: str) -> None: ...
 
-    def mend_host(self, name: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def mend_host(self, name: str) -> None: ...
 
     def strike(self, node: Node) -> None:
         raise AssertionError("hosts are hit as a whole")
@@ -47,11 +50,9 @@ class WholeHostFault(ProcessFault):
         """None: hosts need no undo of their own."""
         return None
 
-    def arm(self) -> None:
-        """Does nothing, because hosts need no undo of their own."""
-
-    def close(self) -> None:
-        """Does nothing, because `arm` armed nothing."""
+    def candidates(self) -> Sequence[Node]:
+        """None, because nothing is armed."""
+        return ()
 
     def apply(self) -> None:
         self.note_others()
@@ -66,8 +67,7 @@ class WholeHostFault(ProcessFault):
 
     def processes(self, host: str) -> list[Node]:
         """All processes of a host, in the order in which to start them."""
-        found = [node for node in self.scene.deployment.processes if node.host == host]
-        return sorted(found, key=lambda node: PROCESS_ROLES.index(node.role))
+        return [node for node in self.scene.deployment.processes if node.host == host]
 
 
 class LocalHostFault(WholeHostFault):

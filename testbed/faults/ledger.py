@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import suppress
 from functools import partial
-from signal import Signals
 
 from inventory.model import Lab
 from nodes.keygen import KEY_FILE
@@ -25,7 +23,6 @@ from testbed.campaign.event import Category
 from testbed.campaign.injection import Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, Params, register, those
 from testbed.faults.processes import EndedFault
-from testbed.hosts.port import HostFault
 from testbed.provision.configs import STORE
 from testbed.provision.layout import Node
 
@@ -108,8 +105,7 @@ class LedgerFault(EndedFault):
         deployment = self.scene.deployment
         self._found_before[node.name] = self._findings(node)
         if self._verb == "tear":
-            with suppress(HostFault):  # it has no process at the moment
-                self.host(node).signal(node.unit, Signals.SIGKILL)  # or it would fold its log
+            self.kill(node)  # or it would fold its log
         deployment.hold_down(node)
         more = []
         if self._verb == "rehash":

@@ -91,8 +91,7 @@ class StormFault(EndedFault):
 
     def strike(self, node: Node) -> None:
         self._lives[node.name] = set()
-        with suppress(HostFault):  # it has no process at the moment
-            self.host(node).signal(node.unit, Signals.SIGKILL)
+        self.kill(node)
 
     def _rage(self) -> None:
         pause_s = float(str(self.scene.event.params["pause_ms"])) / 1000
@@ -109,8 +108,7 @@ class StormFault(EndedFault):
             self.scene.deployment.start_node(node)
         elif status.pid is not None:
             self._lives[node.name].add(status.pid)
-            with suppress(HostFault):
-                self.host(node).signal(node.unit, Signals.SIGKILL)
+            self.kill(node)
 
     def observe(self, within_s: float) -> Seen | None:
         if self._trouble is not None:

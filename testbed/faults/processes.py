@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from signal import Signals
 
 from testbed.campaign.event import Disturbed
 from testbed.campaign.injection import Injection, Scene
@@ -17,7 +19,7 @@ from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.watch import Since
 from testbed.care.dead_man import arm, disarm
 from testbed.fleet import at_once
-from testbed.hosts.port import Host, NodeCommand, UnitState
+from testbed.hosts.port import Host, HostFault, NodeCommand, UnitState
 from testbed.provision.layout import Node
 
 __all__ = ["EndedFault", "ProcessFault", "register_fault"]
@@ -127,6 +129,11 @@ class ProcessFault(Injection):
         watch = self.scene.watch
         views = [view for view in watch.replicas if view.name in self.names]
         return watch.wait_for(lambda: all(view.height >= self._tip for view in views), within_s)
+
+    def kill(self, node: Node) -> None:
+        """SIGKILL, if it has a process at the moment."""
+        with suppress(HostFault):
+            self.host(node).signal(node.unit, Signals.SIGKILL)
 
     def start_if_down(self, node: Node) -> None:
         """Start the process. If it runs, it is left alone, because its ready file is valid."""
