@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 
 from nodes.provider.protocol import CALL, call, call_codec, request_id
@@ -41,7 +42,9 @@ class EscrowTheft(WithAttacker):
         for number in range(self.batch if stolen else 0):
             device = rng.choice(sorted(stolen))
             key, highest = stolen[device]
-            counter = highest + 1 + number  # lower than the next counter of the device itself
+            # The time, as the device does: its next counter is higher, and those that it used while
+            # the store was read are lower.
+            counter = max(highest + 1 + number, time.time_ns())
             body = json.dumps({"values": [rng.randrange(10**6)]}).encode()
             said = call(bytes.fromhex(key), device, "data", counter, body)
             messages.append((device, CALL, call_codec.encode(said)))
