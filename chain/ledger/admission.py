@@ -12,7 +12,7 @@ from typing import Any
 from chain.fields import DeviceKind
 from chain.keys import digest
 from chain.ledger.auth_group import accepted_by
-from chain.ledger.factory import factory_id, factory_refusal, root_of
+from chain.ledger.factory import factory_id, path_of
 from chain.ledger.identity import BOARDS_MAX, Board, Identity
 from chain.ledger.item import Authenticated
 from chain.ledger.operations import Enrol, EnrolBoard, Factory, Token
@@ -102,13 +102,15 @@ def _voucher_refusal(tables: Tables, operation: Enrol, time_us: int) -> Reason |
     factory = voucher_id(voucher)
     if factory in tables.barred:
         return "factory-barred"
-    roots = tuple(each.certificate for each in tables.roots.values())
-    reason = factory_refusal(voucher.chain, roots, time_us)
+    path = path_of(voucher.chain, tuple(each.certificate for each in tables.roots.values()))
+    if path is None:
+        return "factory-chain"
+    reason = path.refusal(time_us)
     if reason is not None:
         return reason
     if tables.factory.get(factory, 0) >= tables.policy.factory_enrolments_max:
         return "used-voucher"
-    root = tables.roots[digest(root_of(voucher.chain, roots) or b"")]
+    root = tables.roots[digest(path.root)]
     return _limit_refusal(operation, root.kinds, root.privilege_max, root.services)
 
 

@@ -15,7 +15,7 @@ from cryptography import x509
 from chain.keys import CERTIFICATE_FAULTS, digest
 from chain.ledger.reasons import Reason
 
-__all__ = ["factory_id", "factory_refusal", "is_root", "root_of"]
+__all__ = ["Path", "factory_id", "is_root", "path_of"]
 
 _CHAINS_KEPT_MAX = 4096
 # Extensions that may be critical: they are checked here, or do not matter for this use.
@@ -32,24 +32,6 @@ def factory_id(spki: bytes) -> bytes:
     return digest(b"m2m/1/factory\0" + spki)
 
 
-def factory_refusal(
-    chain: tuple[bytes, ...], roots: tuple[bytes, ...], time_us: int
-) -> Reason | None:
-    """Why the chain does not vouch at `time_us`; None if it does."""
-    path = _path(chain, roots)
-    if path is None:
-        return "factory-chain"
-    if time_us < path.not_before_us:
-        return "factory-early"
-    return None if time_us <= path.not_after_us else "factory-expired"
-
-
-def root_of(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> bytes | None:
-    """The root certificate that a chain leads to."""
-    path = _path(chain, roots)
-    return None if path is None else path.root
-
-
 def is_root(certificate: bytes) -> bool:
     """Whether devices' chains could lead to this certificate: it may issue others."""
     try:
@@ -58,17 +40,23 @@ def is_root(certificate: bytes) -> bool:
         return False
 
 
-class _Path(NamedTuple):
-    """A sound chain: all its certificates are valid between these times."""
+class Path(NamedTuple):
+    """A sound chain to `root`: all its certificates are valid between these times."""
 
     root: bytes
     not_before_us: int
     not_after_us: int
 
+    def refusal(self, time_us: int) -> Reason | None:
+        """Why it does not vouch at this time; None if it does."""
+        if time_us < self.not_before_us:
+            return "factory-early"
+        return None if time_us <= self.not_after_us else "factory-expired"
+
 
 @lru_cache(maxsize=_CHAINS_KEPT_MAX)
-def _path(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> _Path | None:
-    """None for a bad chain."""
+def path_of(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> Path | None:
+    """The path from a device to one of these roots; None if the chain is not sound."""
     try:
         links = [_parse_strictly(each) for each in chain]
         anchors = {each: x509.load_der_x509_certificate(each) for each in roots}
@@ -79,7 +67,7 @@ def _path(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> _Path | None:
         sound = all(_issued(child, parent) for child, parent in pairwise(links))
         if not sound or not _is_path(links):
             return None
-        return _Path(
+        return Path(
             root,
             max(_microseconds(each.not_valid_before_utc) for each in links),
             min(_microseconds(each.not_valid_after_utc) for each in links),

@@ -10,9 +10,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from chain.ledger.factory import path_of
 from tests.chain.world import private_key
 
-__all__ = ["DAY_S", "EPOCH_S", "Certified", "certify", "key_usage"]
+__all__ = ["DAY_S", "EPOCH_S", "Certified", "certify", "factory_refusal", "key_usage"]
 
 DAY_S = 86_400
 EPOCH_S = 1_600_000_000  # before every test's chain begins
@@ -94,3 +95,9 @@ def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def factory_refusal(chain: tuple[bytes, ...], roots: tuple[bytes, ...], time_us: int) -> str | None:
+    """Why the chain does not vouch at `time_us`; None if it does."""
+    path = path_of(chain, roots)
+    return "factory-chain" if path is None else path.refusal(time_us)

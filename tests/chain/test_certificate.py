@@ -17,10 +17,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chain.errors import Misuse, PeerFault
-from chain.ledger.factory import factory_refusal
 from chain.ledger.possession import factory_key
 from chain.proofs.certificate import PROOF_OID, carrier_certificate, proof_of, verify_carrier
 from chain.proofs.proof import Proof, make_inclusion
+from tests.chain.manufacturer import factory_refusal
 from tests.chain.world import SECOND_US, START_US, World, private_key
 
 HOUR_US = 3600 * SECOND_US

@@ -9,8 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.ledger.factory import factory_refusal
-from tests.chain.manufacturer import DAY_S, EPOCH_S, Certified, certify, key_usage
+from tests.chain.manufacturer import DAY_S, EPOCH_S, Certified, certify, factory_refusal, key_usage
 
 NOW_US = (EPOCH_S + DAY_S) * 1_000_000
 ROOT = certify("factory root", ca=True)
