@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,6 @@ from testbed.commands.options import (
     JsonOption,
     RunningOption,
     print_found,
-    print_json,
     say,
     say_which,
 )
@@ -45,23 +44,20 @@ def down(
     If no lab is up, there is nothing to do, and the exit code is 0.
     """
     found = newest_running(inventory)
-    ended: dict[str, Any] | None = None
-    if check and found is not None:
+    if found is None:
+        print_found({"ended": None}, "no lab is up: nothing to do", as_json=as_json)
+        return
+    if check:
         _say_what_ends(found, as_json=as_json)
         return
-    if found is not None:
-        say_which(found, inventory)
-        kept = None if keep is None else collect_running(found, keep, say).path
-        _end(found)
-        ended = {"pid": found.pid, "home": found.home, "kept": None if kept is None else str(kept)}
-    if as_json:
-        print_json({"ended": ended})
-    elif ended is None:
-        typer.echo("no lab is up: nothing to do")
-    elif ended["kept"] is None:
-        typer.echo("down; ledgers, logs and keys are deleted (--keep DIR keeps ledgers and logs)")
-    else:
-        typer.echo(f"down; keys are deleted, ledgers and logs are in {ended['kept']}")
+    say_which(found, inventory)
+    kept = None if keep is None else str(collect_running(found, keep, say).path)
+    _end(found)
+    text = "down; ledgers, logs and keys are deleted (--keep DIR keeps ledgers and logs)"
+    if kept is not None:
+        text = f"down; keys are deleted, ledgers and logs are in {kept}"
+    ended = {"pid": found.pid, "home": found.home, "kept": kept}
+    print_found({"ended": ended}, text, as_json=as_json)
 
 
 def _say_what_ends(running: RunningLab, *, as_json: bool) -> None:

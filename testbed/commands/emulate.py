@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from testbed.commands.options import JsonOption, columns, print_found, print_json, time_option
+from testbed.commands.options import JsonOption, columns, print_found, time_option
 from testbed.emulate import lab
 from testbed.emulate.inventory_file import FILES
 from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, Login, Options
@@ -65,31 +65,28 @@ def up(
     began = time.monotonic()
     made = lab.up(out, Options(hosts, boards, _percent(cpu), disk_mb, login, systemd, wrong_clock))
     took_s = time.monotonic() - began
-    if as_json:
-        print_json(
-            {
-                "ok": True,
-                "lab": made.plan.lab_id,
-                "inventory": str(made.inventory),
-                "network": made.plan.network,
-                "shaping": made.plan.shaping,
-                "hosts": {machine.name: machine.addr for machine in made.plan.machines},
-                "boards": {board.name: board.host for board in made.plan.boards},
-                "took_s": round(took_s, 3),
-            }
-        )
-        return
+    found = {
+        "ok": True,
+        "lab": made.plan.lab_id,
+        "inventory": str(made.inventory),
+        "network": made.plan.network,
+        "shaping": made.plan.shaping,
+        "hosts": {machine.name: machine.addr for machine in made.plan.machines},
+        "boards": {board.name: board.host for board in made.plan.boards},
+        "took_s": round(took_s, 3),
+    }
     rows = [("HOST", "ADDRESS", "DATA", "ROLES", "BOARDS")]
     for machine in made.plan.machines:
         plugged = ", ".join(b.name for b in made.plan.boards if b.host == machine.name) or "-"
         roles = ", ".join(machine.roles)
         rows.append((machine.name, machine.addr, machine.data_addr, roles, plugged))
-    typer.echo(columns(rows))
-    typer.echo(f"\nup in {took_s:.1f} s, links shaped by {made.plan.shaping}")
-    typer.echo(f"inventory: {made.inventory}")
     key, known = made.out / "id_ed25519", made.out / "known_hosts"
     command = f"ssh -i {key} -o UserKnownHostsFile={known} {login}@{made.plan.machines[0].addr}"
-    typer.echo(f"log in:    {command}")
+    text = (
+        f"{columns(rows)}\n\nup in {took_s:.1f} s, links shaped by {made.plan.shaping}\n"
+        f"inventory: {made.inventory}\nlog in:    {command}"
+    )
+    print_found(found, text, as_json=as_json)
 
 
 @app.command()

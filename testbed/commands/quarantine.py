@@ -8,7 +8,7 @@ import typer
 
 from testbed.care.quarantine import quarantine as quarantine_host
 from testbed.care.quarantine import release
-from testbed.commands.options import CheckOption, InventoryOption, JsonOption, print_json
+from testbed.commands.options import CheckOption, InventoryOption, JsonOption, print_found
 from testbed.errors import ConfigurationError
 
 __all__ = ["quarantine"]
@@ -45,23 +45,19 @@ def quarantine(
         change = release(inventory, host, check=check)
     else:
         change = quarantine_host(inventory, host, reason or "", lower_f=lower_f, check=check)
-    if as_json:
-        print_json(
-            {
-                "ok": True,
-                "host": host,
-                "state": "active" if back else "quarantined",
-                "changed": change.changed and not check,
-                "n": change.after.n,
-                "f": change.after.f,
-            }
-        )
-        return
+    found = {
+        "ok": True,
+        "host": host,
+        "state": "active" if back else "quarantined",
+        "changed": change.changed and not check,
+        "n": change.after.n,
+        "f": change.after.f,
+    }
     what = "back in use" if back else f"quarantined: {reason}"
     what = f"would be {what}" if check else what
-    typer.echo(f"{host}: {what}{'' if change.changed else ' (as before)'}; {change.after}")
+    text = f"{host}: {what}{'' if change.changed else ' (as before)'}; {change.after}"
     could = max(0, (change.after.n - 1) // 3)
     if back and could > change.after.f:
-        typer.echo(
-            f"{inventory} states chain.f: {change.after.f}; without that, f would be {could}"
-        )
+        stated = f"{inventory} states chain.f: {change.after.f}"
+        text += f"\n{stated}; without that, f would be {could}"
+    print_found(found, text, as_json=as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -132,9 +132,7 @@ def _details(status: _Status) -> dict[str, Any]:
         "ready": status.powered is not False and not status.lack,
         "lack": status.lack or None,
         "powered": status.powered,
-        "holder": None
-        if held is None
-        else {"who": held.who, "pid": held.pid, "what": held.what, "left_s": held.left_s},
+        "holder": None if held is None else asdict(held),
         "standing": status.standing.lines,
         "boards": msgspec.to_builtins(status.boards),
     }

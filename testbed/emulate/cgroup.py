@@ -7,7 +7,6 @@ It supports both generations of cgroups and probes what the kernel offers.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ __all__ = ["Groups", "groups", "remove"]
 _ROOT = Path("/sys/fs/cgroup")
 _PERIOD_US = 100_000
 _REMOVED_WITHIN_S = 10.0
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,6 @@ def remove(lab: str) -> None:
 
 def _remove_tree(top: Path) -> None:
     until = time.monotonic() + _REMOVED_WITHIN_S
-    pause = threading.Event()
     while True:
         # The kernel removes an ended process from its group only a moment later.
         for directory, _, _ in os.walk(top, topdown=False):
@@ -102,7 +101,7 @@ def _remove_tree(top: Path) -> None:
             return
         if time.monotonic() >= until:
             raise LabFault(f"cannot remove {top}: a process is still in it")
-        pause.wait(0.02)
+        time.sleep(_POLL_S)
 
 
 def _name(lab: str) -> str:

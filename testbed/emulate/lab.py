@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -366,12 +365,11 @@ def _started(pid: int) -> int | None:
 
 def _ssh_answers(addr: str, within_s: float) -> bool:
     until = time.monotonic() + within_s
-    pause = threading.Event()
     while time.monotonic() < until:
         with suppress(OSError), socket.create_connection((addr, 22), timeout=1) as probe:
             if probe.recv(4) == b"SSH-":
                 return True
-        pause.wait(0.02)
+        time.sleep(_POLL_S)
     return False
 
 

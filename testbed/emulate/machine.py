@@ -201,14 +201,13 @@ class RunningMachine:
     def wait_for_boards(self) -> None:
         """Wait until every board's port exists."""
         until = time.monotonic() + _BOARD_READY_S
-        pause = threading.Event()
         for board, process in zip(self._boards, self._board_processes, strict=True):
             link = self._home / "serial" / board.port
             while not link.is_symlink():
                 if process.poll() is not None or time.monotonic() > until:
                     log = self._console.parent / f"{board.name}.log"
                     raise LabFault(f"board {board.name} does not start: {log.read_text()[-500:]}")
-                pause.wait(0.02)
+                time.sleep(_POLL_S)
 
     def _end_boards(self) -> None:
         for process in self._board_processes:
