@@ -39,7 +39,6 @@ from testbed.standing.running_lab import RunningLab
 
 __all__ = ["BenchPlan", "BenchResult", "measure"]
 
-SCHEMA = "testbed.bench.admission/1"
 ALL_S_MAX = 120.0
 ROUNDS = 3  # of readings, for the comparison
 PRIVILEGE = 1
@@ -51,7 +50,7 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    schema: str = SCHEMA
+    schema: str = "testbed.bench.admission/1"
     plan: BenchPlan
     admissions_per_s: float
     admission_ms: Spread  # from the request until the device holds its proof and password
@@ -131,21 +130,21 @@ async def _all_at_once(
     work: Sequence[Callable[[], Awaitable[object]]],
 ) -> tuple[list[float], float]:
     """Returns (ms that each took, s until all were done). Raises LabFault."""
-
-    async def one(each: Callable[[], Awaitable[object]]) -> float:
-        begun_s = time.perf_counter()
-        await each()
-        return (time.perf_counter() - begun_s) * 1000
-
     begun_s = time.perf_counter()
     try:
         async with asyncio.timeout(ALL_S_MAX):
-            took_ms = await asyncio.gather(*(one(each) for each in work))
+            took_ms = await asyncio.gather(*(_took_ms(each()) for each in work))
     except TimeoutError:
         raise LabFault(f"not all were answered within {ALL_S_MAX:.0f} s") from None
     except Refused as refused:
         raise LabFault(str(refused)) from refused
     return took_ms, time.perf_counter() - begun_s
+
+
+async def _took_ms(work: Awaitable[object]) -> float:
+    begun_s = time.perf_counter()
+    await work
+    return (time.perf_counter() - begun_s) * 1000
 
 
 async def _readings(device: Device, login: Login) -> None:
@@ -167,25 +166,13 @@ async def _publishes(device: Device, login: Login, count: int) -> list[float]:
     """How long the broker takes for one message that nobody answers."""
     # Only relays would receive it, and this lab has none.
     topic = str(Request(device.genesis.network.hex()[:16], device.node.hex()))
-    took_ms = []
-    for _ in range(count):
-        begun_s = time.perf_counter()
-        await login.client.publish(topic, b"")
-        took_ms.append((time.perf_counter() - begun_s) * 1000)
-    return took_ms
+    return [await _took_ms(login.client.publish(topic, b"")) for _ in range(count)]
 
 
 async def _logins(operator: Operator, count: int) -> tuple[list[float], list[float]]:
     """Returns (ms until a login works, ms until it is gone), both durable at the broker."""
     users = [User(Role.DEVICE, f"{number:064x}", new_password()) for number in range(count)]
-    added, removed = [], []
     async with operator.at_broker() as security:
-        for user in users:
-            begun_s = time.perf_counter()
-            await security.ensure(user)
-            added.append((time.perf_counter() - begun_s) * 1000)
-        for user in users:
-            begun_s = time.perf_counter()
-            await security.remove(user.name)
-            removed.append((time.perf_counter() - begun_s) * 1000)
+        added = [await _took_ms(security.ensure(user)) for user in users]
+        removed = [await _took_ms(security.remove(user.name)) for user in users]
     return added, removed

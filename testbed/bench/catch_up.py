@@ -21,7 +21,6 @@ from testbed.bench.stage import Say
 
 __all__ = ["BenchPlan", "BenchResult", "measure"]
 
-SCHEMA = "testbed.bench.catch-up/1"
 POLL_S = 0.05
 LEVEL_BLOCKS = 64  # one checkpoint interval: a replica that keeps up may lag so far
 
@@ -37,7 +36,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """Rates in blocks/s. `ratio`: of catching up to the live rate before the replica came back.
     `start_s`: from its start until it listens, which includes reading its own ledger."""
 
-    schema: str = SCHEMA
+    schema: str = "testbed.bench.catch-up/1"
     plan: BenchPlan
     behind_blocks: int
     live_per_s: float

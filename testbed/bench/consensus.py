@@ -26,7 +26,6 @@ from testbed.bench.stage import Say
 
 __all__ = ["BenchPlan", "BenchResult", "measure", "measure_all", "rss_mb"]
 
-SCHEMA = "testbed.bench.consensus/3"
 WARM_UP_S = 1.0
 LIMIT_S = 1.5  # before each load and again after it: others may share the machine
 
@@ -54,7 +53,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    schema: str = SCHEMA
+    schema: str = "testbed.bench.consensus/3"
     plan: BenchPlan
     requests: int
     blocks: int

@@ -24,7 +24,6 @@ from testbed.bench.stage import Say
 
 __all__ = ["FLAT_MB", "BenchPlan", "BenchResult", "Sample", "measure"]
 
-SCHEMA = "testbed.bench.memory/1"
 SAMPLES = 10
 FLAT_MB = 5.0  # growth that the allocator may show between the half and the end
 SLOW_MS = 200
@@ -50,7 +49,7 @@ class Sample(msgspec.Struct, frozen=True):
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """`growth_mb`: from half of the requests to the end, of the honest replica that grew most."""
 
-    schema: str = SCHEMA
+    schema: str = "testbed.bench.memory/1"
     plan: BenchPlan
     samples: list[Sample]
     largest_mb: float

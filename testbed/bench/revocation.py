@@ -37,7 +37,6 @@ from testbed.standing.running_lab import RunningLab
 
 __all__ = ["BenchPlan", "BenchResult", "measure"]
 
-SCHEMA = "testbed.bench.revocation/1"
 ADMITTED_S_MAX = 60.0
 EXPELLED_S_MAX = 30.0
 POLL_S = 0.1
@@ -62,7 +61,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    schema: str = SCHEMA
+    schema: str = "testbed.bench.revocation/1"
     plan: BenchPlan
     readings_per_s: float  # recorded while the orders were given
     ordinary_ms: Spread  # a grant: from the order until it is in a final block

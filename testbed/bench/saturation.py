@@ -29,7 +29,6 @@ from testbed.report.saturation import Saturation, Step, knee_of, saturated
 
 __all__ = ["BenchPlan", "BenchResult", "measure"]
 
-SCHEMA = "testbed.bench.saturation/1"
 _DIGITS = 3  # of latencies, in microseconds
 _STEPS_MAX = 64
 
@@ -55,7 +54,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """`client_late_ms`, per step: how late this process itself was at most. Where that is more than
     a fraction of the latencies, the client was the bottleneck."""
 
-    schema: str = SCHEMA
+    schema: str = "testbed.bench.saturation/1"
     plan: BenchPlan
     saturation: Saturation
     client_late_ms: tuple[float, ...]

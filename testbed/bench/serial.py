@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +31,6 @@ from testbed.errors import ConfigurationError, LabFault
 
 __all__ = ["BenchResult", "measure"]
 
-SCHEMA = "testbed.bench.serial/1"
 BOARD = "th01"
 IN_FLIGHT = 32  # frames of some 40 bytes: well within a PTY's buffer
 BAUD = 115_200
@@ -47,7 +46,7 @@ FRAMES_SPARED = 100
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    schema: str = SCHEMA
+    schema: str = "testbed.bench.serial/1"
     round_trip_ms: Spread  # one at a time
     frames_per_s: float  # both directions together, IN_FLIGHT pings unanswered
     readings_per_s: float  # acknowledged, from a board with a journal
@@ -62,13 +61,9 @@ def measure(seconds: float, timing: Timing = _EAGER) -> BenchResult:
     """`seconds` for each of the four parts. Raises LabFault, ConfigurationError."""
     limit = _in_one_process(seconds)
     key = new_key()
-    with _board(key, period_ms=NEVER_MS) as port:
-        line = BoardPort(path=str(port)).open()
-        try:
-            alone = _Pinger(line.fileno(), key, timing).exchange(1, seconds)
-            many = _Pinger(line.fileno(), key, timing).exchange(IN_FLIGHT, seconds)
-        finally:
-            line.close()
+    with _board(key, period_ms=NEVER_MS) as port, closing(BoardPort(path=str(port)).open()) as line:
+        alone = _Pinger(line.fileno(), key, timing).exchange(1, seconds)
+        many = _Pinger(line.fileno(), key, timing).exchange(IN_FLIGHT, seconds)
     journal, plain = (
         asyncio.run(_readings(key, seconds, journal=journal)) for journal in (True, False)
     )

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from testbed.bench.client import RETRY_S, Client
@@ -27,14 +28,14 @@ def run(story: Coroutine[Any, Any, _T]) -> _T:
         return runner.run(story)
 
 
+@dataclass
 class Session:
     """Stages are those of `stage.until`: `count` is the progress."""
 
-    def __init__(self, client: Client, load: Load, say: Say) -> None:
-        self.client = client
-        self.load = load
-        self.say = say
-        self.enrolments_per_s = 0.0
+    client: Client
+    load: Load
+    say: Say
+    enrolments_per_s: float = 0.0
 
     async def until(
         self, what: str, count: Callable[[], int], work: Coroutine[Any, Any, None]

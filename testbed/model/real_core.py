@@ -128,7 +128,7 @@ def timed(point: Point) -> Timed:
         replicas=point.replicas,
         lever=point.lever,
         consensus_ms=tuple(ms for _, ms in whole),
-        proposer_ms=tuple(block.phases_us["executed_us"] / 1000 for block, _ in whole),
+        proposer_ms=tuple(block.proposer_us / 1000 for block, _ in whole),
         access_ms=(stopwatch.blocks[1].decided_us(strong) or 0) / 1000,
         records=median(block.records for block, _ in whole),
         work_us={what: us / shares for what, us in sorted(spent.us.items())},

@@ -27,12 +27,12 @@ __all__ = ["Block", "PricedMachine", "Spent", "Stopwatch", "kind_of", "pricing"]
 
 
 class Block(msgspec.Struct):
-    """The times of one block on the virtual clock. `phases_us` are the proposer's, counted from its
-    proposal."""
+    """The times of one block on the virtual clock. `proposer_us` is how long it took from its
+    proposal to its execution, both at the proposer."""
 
     records: int = 0
     proposed_us: int | None = None
-    phases_us: dict[str, int] = {}
+    proposer_us: int = 0
     executed_us: list[int] = []  # by each replica, at the end of its turn
 
     def decided_us(self, strong: int) -> int | None:
@@ -199,17 +199,13 @@ class PricedMachine(Machine):
 
     def emit(self, event: str, fields: dict[str, object]) -> None:
         if event == "block" and "proposed_us" in fields:
-            phases = {
-                name: value
-                for name, value in fields.items()
-                if name.endswith("_us") and isinstance(value, int) and name != "time_us"
-            }
-            height, count = fields["height"], fields["count"]
+            height, count, took_us = fields["height"], fields["count"], fields["executed_us"]
             assert isinstance(height, int)
             assert isinstance(count, int)
+            assert isinstance(took_us, int)
             block = self._stopwatch.blocks[height]
-            block.records, block.phases_us = count, phases
-            block.proposed_us = self.timeline.now_us - phases["executed_us"]
+            block.records, block.proposer_us = count, took_us
+            block.proposed_us = self.timeline.now_us - took_us
         super().emit(event, fields)
 
 
