@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from testbed.errors import ConfigurationError
 from testbed.report.compare import ARMS, Comparison, Curve
-from testbed.report.pairing import Estimate, value_in_words
-from testbed.report.panels import VALUE_SIZE, Panel, interval, panels
+from testbed.report.pairing import Estimate
+from testbed.report.panels import VALUE_SIZE, Panel, estimate_row, panels
 from testbed.report.style import (
     BLUE,
     ORANGE,
@@ -75,18 +75,10 @@ def _points(
     for place, each in enumerate(values):
         at = place + shift  # equal values do not hide each other
         if each.value:
-            shape = ">" if each.at_least else marker
-            axes.plot(each.value, at, marker=shape, markersize=4, color=colour)
-            axes.plot(interval(each), (at, at), color=colour, linewidth=0.8)
-        write_beside(
-            axes,
-            value_in_words(each) if each.value else f"{name[0]}: 0",
-            (interval(each)[1] or 0, at),
-            (4, 0),
-            xycoords="data" if each.value else axes.get_yaxis_transform(),
-            fontsize=VALUE_SIZE,
-            va="center_baseline",
-        )
+            estimate_row(axes, each, at, colour, marker)
+            continue
+        left_end = {"xycoords": axes.get_yaxis_transform(), "va": "center_baseline"}
+        write_beside(axes, f"{name[0]}: 0", (0, at), (4, 0), fontsize=VALUE_SIZE, **left_end)
 
 
 def draw_over_replicas(curves: Sequence[Curve], *, loopback: bool) -> tuple[Plot, ...]:

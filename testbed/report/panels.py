@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from testbed.report.pairing import Estimate, value_in_words
 from testbed.report.style import BLUE, ORANGE, TOP_IN, figure, log_axis, write_beside
 
-__all__ = ["VALUE_SIZE", "Panel", "interval", "panels"]
+__all__ = ["VALUE_SIZE", "Panel", "estimate_row", "panels"]
 
 VALUE_SIZE = 6
 PANEL_IN = 1.7
@@ -88,7 +88,7 @@ def _curve(
     shown = [each.value or nothing for each in values]
     axes.plot(xs, shown, line, color=colour, markersize=4)
     for x, each in zip(xs, values, strict=True):
-        ends = interval(each)
+        ends = _interval(each)
         axes.plot([x, x], ends, color=colour, linewidth=0.8)
         is_at_foot = is_log and not ends[side > 0]
         above_pt = _FOOT_PT[side > 0] if is_at_foot else 4 * side
@@ -106,7 +106,22 @@ def _curve(
         )
 
 
-def interval(each: Estimate) -> tuple[float, float]:
+def estimate_row(axes: Axes, each: Estimate, at: float, colour: str, marker: str) -> None:
+    """A median with its interval and its value, at this place of the vertical axis. An open end is
+    an arrow."""
+    assert each.value is not None
+    end = _interval(each)[1]
+    if each.lo is not None and each.hi is None:
+        end = 2 * max(each.value, each.lo)
+        axes.plot(end, at, marker=">", markersize=4, color=colour)
+    shape = ">" if each.at_least else marker
+    axes.plot(each.value, at, marker=shape, markersize=4, color=colour)
+    axes.plot((_interval(each)[0], end), (at, at), color=colour, linewidth=0.8)
+    text = value_in_words(each)
+    write_beside(axes, text, (end, at), (4, 0), fontsize=VALUE_SIZE, va="center_baseline")
+
+
+def _interval(each: Estimate) -> tuple[float, float]:
     """Its ends, which are at the value where there is none."""
     assert each.value is not None
     lo = each.value if each.lo is None else each.lo

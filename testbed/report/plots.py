@@ -15,8 +15,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
 from testbed.bundle import Bundle
-from testbed.report.pairing import value_in_words
-from testbed.report.panels import VALUE_SIZE
+from testbed.report.panels import estimate_row
 from testbed.report.style import (
     BLUE,
     GREY,
@@ -27,7 +26,6 @@ from testbed.report.style import (
     log_axis,
     save,
     styled,
-    write_beside,
 )
 from testbed.report.summary import Figure, RunRow, Summary
 
@@ -115,25 +113,13 @@ def _pairs(axes: Axes, counted: Sequence[RunRow], name: str) -> None:
 
 
 def _ratios(ratios: Sequence[Figure], mark: str | None) -> Drawing:
-    """Rows of median and interval. An open end is an arrow."""
+    """Rows of median and interval."""
     made = figure(0.9 + 0.26 * len(ratios), mark)
     made.subplots_adjust(left=0.16)
     axes: Axes = made.add_subplot()
     for place, each in enumerate(reversed(ratios)):
-        ratio = each.ratio
-        assert ratio is not None
-        assert ratio.value is not None
-        axes.plot(
-            ratio.value, place, marker=">" if ratio.at_least else "o", color=ORANGE, markersize=5
-        )
-        end = ratio.value
-        if ratio.lo is not None:
-            end = ratio.hi if ratio.hi is not None else max(ratio.value, ratio.lo) * 2
-            axes.plot([ratio.lo, end], [place, place], color=ORANGE)
-            if ratio.hi is None:
-                axes.plot(end, place, marker=">", color=ORANGE, markersize=4)
-        text = value_in_words(ratio)
-        write_beside(axes, text, (end, place), (5, 0), fontsize=VALUE_SIZE, va="center_baseline")
+        assert each.ratio is not None
+        estimate_row(axes, each.ratio, place, ORANGE, "o")
     axes.axvline(1.0, color=GREY, linewidth=1)
     axes.set_yticks(range(len(ratios)), [f"{each.name}" for each in reversed(ratios)])
     axes.set_ylim(-0.6, len(ratios) - 0.4)
