@@ -19,7 +19,6 @@ from nodes.board.flash import Flashed
 from testbed.boards.micropython import BoardPlace, copy_to_board
 from testbed.boards.ports import find_board
 from testbed.fleet import Step
-from testbed.hosts.port import Host, HostFault
 from testbed.programs import shell
 
 __all__ = ["FLASHED", "HOST_KEY", "FlashedBoard", "flash", "is_plugged"]
@@ -72,22 +71,21 @@ def flash(place: BoardPlace, step: Step) -> FlashedBoard:
     finally:
         host.run(["rm", "-rf", image])
     step("verifying")
-    _verify(host, name, flashed, greeting)
+    _verify(place, flashed, greeting)
     again = find_board(host, name, board)
     if again.path != port.path:
         problem = f"it was at {port.path} and is at {again.path} now"
-        raise HostFault(host.name, f"flash {name}", problem, "leave cables alone, flash it again")
+        raise place.fault(problem, "leave cables alone, flash it again")
     host.run(shell("boards/keep.sh", name, json.dumps(flashed)))
     return FlashedBoard(port.path, greeting, flashed)
 
 
-def _verify(host: Host, name: str, flashed: Flashed, greeting: str) -> None:
+def _verify(place: BoardPlace, flashed: Flashed, greeting: str) -> None:
     found = _GREETING.fullmatch(greeting)
     if not found:
-        raise HostFault(host.name, f"flash {name}", f"strange greeting {greeting!r}")
-    if found[1] != name:
+        raise place.fault(f"strange greeting {greeting!r}")
+    if found[1] != place.name:
         problem = f"the board at its port calls itself {found[1]}"
-        raise HostFault(host.name, f"flash {name}", problem, "are two boards swapped?")
+        raise place.fault(problem, "are two boards swapped?")
     if found[4] != flashed["firmware_sha256"][:HASH_DIGITS]:
-        problem = f"it runs firmware {found[4]}, not what was copied"
-        raise HostFault(host.name, f"flash {name}", problem, "flash it again")
+        raise place.fault(f"it runs firmware {found[4]}, not what was copied", "flash it again")

@@ -44,6 +44,10 @@ class BoardPlace:
     reset: Reset | None
     others: frozenset[str] = frozenset()
 
+    def fault(self, problem: str, fix: str = "") -> HostFault:
+        """The error of a flashing that failed."""
+        return HostFault(self.host.name, f"flash {self.name}", problem, fix)
+
 
 def copy_to_board(
     place: BoardPlace, port: SerialPort, image: str, step: Step, begin: Callable[[], None]
@@ -65,7 +69,7 @@ def copy_to_board(
         copied = _ask(line, place, COPY_S_MAX, do="copy", image=image)
         if not copied["same"]:
             problem = f"files differ on the board after copying: {copied['differ']}"
-            raise HostFault(place.host.name, f"flash {place.name}", problem, "flash it again")
+            raise place.fault(problem, "flash it again")
         step("restarting")
         answer = _ask(line, place, RESTART_S_MAX, do="restart", **_where(place, port))
         return str(answer["greeting"])
@@ -84,8 +88,7 @@ def _interrupt(line: Dialogue, place: BoardPlace, port: SerialPort, step: Step) 
         wait_s = RESTART_S_MAX
     if not _ask(line, place, wait_s, do="wait", **order)["repl"]:
         problem = f"no MicroPython REPL at {port.path} within {wait_s:g} s"
-        fix = "install MicroPython on it; restart it while this command waits"
-        raise HostFault(place.host.name, f"flash {place.name}", problem, fix)
+        raise place.fault(problem, "install MicroPython on it; restart it while this command waits")
 
 
 def _check_name(line: Dialogue, place: BoardPlace, port: SerialPort) -> None:
@@ -94,13 +97,13 @@ def _check_name(line: Dialogue, place: BoardPlace, port: SerialPort) -> None:
     if name in place.others:
         problem = f"the board at {port.path} is {name}; it was left as it is"
         fix = "exchange the cables or the match: of the two; --rename gives it this name"
-        raise HostFault(place.host.name, f"flash {place.name}", problem, fix)
+        raise place.fault(problem, fix)
 
 
 def _ask(line: Dialogue, place: BoardPlace, limit_s: float, **order: Any) -> Any:
     answer = json.loads(line.ask(json.dumps({**order, "limit_s": limit_s}), timeout_s=limit_s + 15))
     if "error" in answer:
-        raise HostFault(place.host.name, f"flash {place.name}", str(answer["error"]))
+        raise place.fault(str(answer["error"]))
     return answer
 
 

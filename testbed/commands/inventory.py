@@ -42,29 +42,25 @@ def check(
     one."""
     path = _path(file, inventory)
     lab = load_lab(path)
-    found = [f"{path_text(mistake.loc)}: {mistake.message}" for mistake in warnings(lab)]
-    if as_json:
-        print_json(
-            {
-                "ok": True,
-                "file": str(path),
-                "lab": lab.lab,
-                "stage": lab.stage_name(),
-                "replicas": list(lab.replicas()),
-                "f": lab.f,
-                "boards": list(lab.boards_in_use()),
-                "mobiles": [mobile.name for mobile in lab.mobiles()],
-                "excluded": [{"name": out.name, "reason": out.reason} for out in lab.excluded()],
-                "warnings": found,
-            }
-        )
-        return
-    for warning in found:
-        typer.echo(f"warning: {warning}")
-    typer.echo(
+    warned = [f"{path_text(mistake.loc)}: {mistake.message}" for mistake in warnings(lab)]
+    found = {
+        "ok": True,
+        "file": str(path),
+        "lab": lab.lab,
+        "stage": lab.stage_name(),
+        "replicas": list(lab.replicas()),
+        "f": lab.f,
+        "boards": list(lab.boards_in_use()),
+        "mobiles": [mobile.name for mobile in lab.mobiles()],
+        "excluded": [{"name": out.name, "reason": out.reason} for out in lab.excluded()],
+        "warnings": warned,
+    }
+    text = (
         f"{path}: ok: lab {lab.lab}, {len(lab.replicas())} replicas (f = {lab.f}), "
         f"{len(lab.mobiles())} mobile devices, {len(lab.boards_in_use())} boards"
     )
+    lines = [*(f"warning: {each}" for each in warned), text]
+    print_found(found, "\n".join(lines), as_json=as_json)
 
 
 @app.command()
