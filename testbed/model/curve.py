@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from fractions import Fraction
@@ -86,7 +87,9 @@ def curves(
         for lever in levers
         for n in sizes
     ]
-    results = sweep(points, executor, advance)
+    by_lever: dict[Lever, list[Timed]] = defaultdict(list)
+    for each in sweep(points, executor, advance):
+        by_lever[each.lever].append(each)
     fitted = Parameters(delay_ms=1.0, work_ms=EVENT_WORK_PER_DELAY)
     return Curves(
         calibration=calibration,
@@ -102,28 +105,19 @@ def curves(
         core=tuple(
             _curve(
                 lever.value,
-                [
-                    (each.replicas, mean_of(each.consensus_ms), each.work_us)
-                    for each in results
-                    if each.lever is lever
-                ],
+                [(each.replicas, mean_of(each.consensus_ms), each.work_us) for each in found],
             )
-            for lever in dict.fromkeys(each.lever for each in results)
+            for lever, found in by_lever.items()
         ),
         access=tuple(
             _curve(
-                name,
-                [
-                    (each.replicas, mean_of([each.access_ms]), {})
-                    for each in results
-                    if each.lever is lever
-                ],
+                name, [(each.replicas, mean_of([each.access_ms]), {}) for each in by_lever[lever]]
             )
             for lever, name in (
                 (Lever.PRODUCT, "groups of 2f+1"),
                 (Lever.GROUP, f"groups of {SMALL_GROUP[0]}"),
             )
-            if any(each.lever is lever for each in results)
+            if lever in by_lever
         ),
     )
 

@@ -7,7 +7,7 @@ for good, because uniform faults miss livelocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from random import Random
 from typing import TypedDict
 
@@ -90,20 +90,18 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """Raises ConfigurationError."""
         if self.replicas < REPLICAS_MIN:
             raise ConfigurationError(f"n = {self.replicas} tolerates no fault; pBFT needs 4")
-        if self.faults not in PROFILES:
-            raise ConfigurationError(
-                f"no fault profile {self.faults!r}; there are {', '.join(PROFILES)}"
-            )
-        if self.strategy not in STRATEGIES:
-            raise ConfigurationError(
-                f"no strategy {self.strategy!r}; there are {', '.join(STRATEGIES)}"
-            )
+        _must_be_one("fault profile", self.faults, PROFILES)
+        _must_be_one("strategy", self.strategy, STRATEGIES)
         for trick, count in self.byzantine:
-            unknown = [name for name in trick.split("+") if name not in TRICKS]
-            if unknown:
-                raise ConfigurationError(f"no trick {unknown[0]!r}; there are {', '.join(TRICKS)}")
+            for name in trick.split("+"):
+                _must_be_one("trick", name, TRICKS)
             if not 0 < count <= self.replicas:
                 raise ConfigurationError(f"{trick}:{count} of {self.replicas} replicas")
+
+
+def _must_be_one(what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ConfigurationError(f"no {what} {name!r}; there are {', '.join(known)}")
 
 
 def draw(options: Options, seed: int) -> Scenario:
