@@ -1,7 +1,7 @@
 """Metrics of one process, for Prometheus: off unless its config has an address to listen on.
 
-They cost nothing until somebody asks: then a separate thread reads values that the process has
-anyway. Anybody who reaches the port can read them, and nothing else.
+Nothing is counted just for them: when somebody asks, a separate thread reads values that the
+process has anyway. Anybody who reaches the port can read them, and nothing else.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 OSDI'99, section 4.4. The decision is the highest proven checkpoint h, and a digest for every
 sequence number above h up to the highest that anyone prepared: that of the certificate of the
-highest view, or the null request. A committed batch has a certificate in every quorum of
-VIEW-CHANGEs, so it is kept. `chain.pbft.verify` has checked that certificates are sound.
+highest view, or the null request. A batch that may be committed has a certificate in every quorum
+of VIEW-CHANGEs, so it is kept. `chain.pbft.verify` has checked that certificates are sound.
 """
 
 from __future__ import annotations
