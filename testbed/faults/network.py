@@ -7,7 +7,6 @@ our processes.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,6 +25,7 @@ from testbed.campaign.quantities import Duration, DurationField, SpanField
 from testbed.campaign.selectors import Selector, SelectorField, is_symbolic
 from testbed.faults.heard import Heard
 from testbed.faults.partitions import PartitionShape, apart, cut_off, cut_ways
+from testbed.faults.repeating import Repeating
 from testbed.faults.switch import equip
 from testbed.links.emulated import EmulatedLinks, why_not_emulated
 from testbed.links.on_host import HostLinks, why_not_on_host
@@ -270,42 +270,43 @@ class LinkFault(Injection):
 
 
 class FlapFault(LinkFault):
-    """A thread of its own cuts and repairs. Seen when the rules met messages in two cuts."""
+    """Cuts and repairs by turns. Seen when the rules met messages in two cuts."""
 
     def __init__(self, scene: Scene, make: Callable[[Scene], Links]) -> None:
         super().__init__(scene, make)
         self._met: list[dict[Way, Reading]] = []
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._is_cut = True
+        self._turns = Repeating("flap", self._turn)
 
     def apply(self) -> None:
         self._rules = dict.fromkeys(self._links.ways(self._pairs()), CUT)
         self._links.shape(self._owner, self._rules)
-        self._thread = threading.Thread(target=self._flap, name=f"flap-{self._owner}", daemon=True)
-        self._thread.start()
-
-    def _flap(self) -> None:
         half_s = _ms(self.scene.event.params, "period") / 2000
-        whole = dict.fromkeys(self._rules, NO_SHAPE)
-        while not self._over.wait(half_s):
+        self._turns.start(lambda: half_s)
+
+    def _turn(self) -> None:
+        if self._is_cut:
             read = self._links.read_back(self._rules)
             if any(each.touched for each in read.values()):
                 self._met.append(read)
-            self._links.shape(self._owner, whole)
-            if self._over.wait(half_s):
-                return
+            self._links.shape(self._owner, dict.fromkeys(self._rules, NO_SHAPE))
+        else:
             self._links.shape(self._owner, self._rules)
+        self._is_cut = not self._is_cut
 
     def observe(self, within_s: float) -> Seen | None:
+        self._turns.check()
         if not self.scene.poll(lambda: len(self._met) > 1, within_s):
             return None
         return Seen("two cuts met messages", _said(self._met[-1]))
 
     def heal(self) -> None:
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._turns.end()
         super().heal()
+
+    def verify(self, within_s: float) -> bool:
+        self._turns.check()
+        return super().verify(within_s)
 
 
 def _alike(read: Shape, given: Shape) -> bool:

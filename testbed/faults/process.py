@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 from signal import Signals
 
 from testbed.campaign.injection import Scene, Seen
 from testbed.campaign.kinds import Mechanism, OnProcesses
 from testbed.campaign.quantities import Duration, SpanField
-from testbed.errors import LabFault
 from testbed.faults.processes import EndedFault, ProcessFault, register_fault
+from testbed.faults.repeating import Repeating
 from testbed.hosts.port import HostFault, NodeCommand, UnitState
 from testbed.provision.layout import Node
 
@@ -75,32 +74,25 @@ class StopFault(ProcessFault):
 
 
 class StormFault(EndedFault):
-    """A thread of its own kills. The event's random stream draws the times."""
+    """The event's random stream draws the times of the kills."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._trouble: LabFault | None = None
+        self._kills = Repeating("restart-storm", self._all_again)
         self._lives: dict[str, set[int]] = {}
 
     def apply(self) -> None:
         super().apply()
-        self._thread = threading.Thread(target=self._rage, name="restart-storm", daemon=True)
-        self._thread.start()
+        pause_s = float(str(self.scene.event.params["pause_ms"])) / 1000
+        self._kills.start(lambda: pause_s * self.scene.rng.uniform(0.5, 1.5))
 
     def strike(self, node: Node) -> None:
         self._lives[node.name] = set()
         self.kill(node)
 
-    def _rage(self) -> None:
-        pause_s = float(str(self.scene.event.params["pause_ms"])) / 1000
-        try:
-            while not self._over.wait(pause_s * self.scene.rng.uniform(0.5, 1.5)):
-                for node in self.hit:
-                    self._again(node)
-        except LabFault as fault:
-            self._trouble = fault
+    def _all_again(self) -> None:
+        for node in self.hit:
+            self._again(node)
 
     def _again(self, node: Node) -> None:
         status = self.host(node).status(node.unit)
@@ -111,8 +103,7 @@ class StormFault(EndedFault):
             self.kill(node)
 
     def observe(self, within_s: float) -> Seen | None:
-        if self._trouble is not None:
-            raise self._trouble
+        self._kills.check()
         lives = {name: len(pids) for name, pids in self._lives.items()}
         if min(lives.values()) < STORM_LIVES_MIN:
             self.scene.pause(min(within_s, 0.1))
@@ -120,10 +111,12 @@ class StormFault(EndedFault):
         return Seen("its supervisor started it again, and again", {"lives": lives})
 
     def repair(self, node: Node) -> None:
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._kills.end()
         super().repair(node)
+
+    def verify(self, within_s: float) -> bool:
+        self._kills.check()
+        return super().verify(within_s)
 
 
 register_fault(

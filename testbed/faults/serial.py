@@ -8,7 +8,6 @@ real board is cut off from USB on its host, and its port's settings and lines ar
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Any, Final
@@ -26,6 +25,7 @@ from testbed.campaign.quantities import Duration, SpanField
 from testbed.campaign.watch import Since
 from testbed.care.dead_man import arm, disarm
 from testbed.errors import LabFault
+from testbed.faults.repeating import Repeating
 from testbed.hosts.port import Host, NodeCommand
 from testbed.provision.layout import Node
 
@@ -71,8 +71,7 @@ class BoardFault(Injection):
         super().__init__(scene)
         self._since: dict[str, Since] = {}  # by name of each board that was hit
         self._noise: dict[str, int] = {}
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._strikes = Repeating("boards", self._strike_all)
 
     @abstractmethod
     def strike(self, board: Node) -> None: ...
@@ -96,20 +95,19 @@ class BoardFault(Injection):
             self._since[board.name] = Since(self.scene.watch)
             self.strike(board)
         if (again_s := self._again_s()) is not None:
-            self._thread = threading.Thread(target=self._again, args=(again_s,), daemon=True)
-            self._thread.start()
+            self._strikes.start(lambda: again_s)
 
     def _again_s(self) -> float | None:
         """How often to strike again; None: never."""
         period_ms = self.scene.event.params.get("period_ms")
         return None if period_ms is None else float(str(period_ms)) / 1000
 
-    def _again(self, pause_s: float) -> None:
-        while not self._over.wait(pause_s):
-            for board in self.scene.nodes("on"):
-                self.strike(board)
+    def _strike_all(self) -> None:
+        for board in self.scene.nodes("on"):
+            self.strike(board)
 
     def observe(self, within_s: float) -> Seen | None:
+        self._strikes.check()
         boards = self.scene.nodes("on")
         if not self.scene.watch.wait_for(lambda: all(map(self._is_noticed, boards)), within_s):
             return None
@@ -119,15 +117,14 @@ class BoardFault(Injection):
         return Seen("the device lost its board, or counts noise on the line", read)
 
     def heal(self) -> None:
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._strikes.end()
         for board in self.scene.candidates("on"):
             if board.name in self._since:
                 self.repair(board)
 
     def verify(self, within_s: float) -> bool:
         """Whether the devices have every hit board again."""
+        self._strikes.check()
         hit = [board for board in self.scene.nodes("on") if board.name in self._since]
         return self.scene.watch.wait_for(
             lambda: all(self._state(board) in _READY for board in hit), within_s
