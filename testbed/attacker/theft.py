@@ -34,31 +34,33 @@ class LedgerTheft(ImpersonateAttack):
 
 class EscrowTheft(WithAttacker):
     """Takes the keys of all devices and sends readings that each of them could have sent. A trial
-    is the id of a request."""
+    is the id of a request.
+
+    A counter is the time, as the device's own is, and each message leaves before the next one is
+    made. So the device itself can only overtake a message that is on its way.
+    """
 
     def apply(self) -> None:
         stolen, rng = self._stolen(), self.scene.rng
-        messages, trials = [], []
-        for number in range(self.batch if stolen else 0):
+        self.sent(keys_found=len(stolen))
+        for _ in range(self.batch if stolen else 0):
+            if self.scene.stop.is_set():
+                return
             device = rng.choice(sorted(stolen))
-            key, highest = stolen[device]
-            # The time, as the device does: its next counter is higher, and those that it used while
-            # the store was read are lower.
-            counter = max(highest + 1 + number, time.time_ns())
+            counter = time.time_ns()
             body = json.dumps({"values": [rng.randrange(10**6)]}).encode()
-            said = call(bytes.fromhex(key), device, "data", counter, body)
-            messages.append((device, CALL, call_codec.encode(said)))
-            trials.append(request_id(device, counter).hex())
-        self.attacker.up_each(messages)
-        self.sent(*trials, keys_found=len(stolen))
+            said = call(bytes.fromhex(stolen[device]), device, "data", counter, body)
+            self.attacker.up(device, CALL, [call_codec.encode(said)])
+            self.sent(request_id(device, counter).hex())
 
-    def _stolen(self) -> dict[str, tuple[str, int]]:
-        """By device: its key and the highest counter that the provider has accepted."""
+    def _stolen(self) -> dict[str, str]:
+        """The key of each device, in hex."""
         deployment = self.scene.deployment
         (provider,) = deployment.with_role("replica")
-        files = (provider.file(ESCROW), provider.file(STORE))
-        said = deployment.run_program(provider, "attacks/on_host/steal_escrow.py", *files)
-        found: dict[str, tuple[str, int]] = json.loads(said)
+        said = deployment.run_program(
+            provider, "attacks/on_host/steal_escrow.py", provider.file(ESCROW)
+        )
+        found: dict[str, str] = json.loads(said)
         own, _ = attackers_token(deployment.material)
         return {device: key for device, key in found.items() if device != own}
 

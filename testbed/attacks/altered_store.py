@@ -12,7 +12,7 @@ from testbed.campaign.injection import Attack, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register, those
 from testbed.care.dead_man import arm, disarm
 from testbed.checks.evidence import Evidence
-from testbed.checks.logs import StoreDamaged
+from testbed.checks.logs import Started, StoreDamaged
 from testbed.checks.trials import Tried
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ UNDO = "start"
 
 class AlteredStore(OnProcesses):
     """Stop processes, change the newest record in their stores, and start them again when `for` has
-    passed. Checksums are fixed too, unless that needs a secret of others."""
+    passed. Checksums are fixed too, unless that needs a secret of others. A store without a record
+    cannot be tried."""
 
 
 class Alteration(Attack):
@@ -52,7 +53,7 @@ class Alteration(Attack):
             deployment.hold_down(node)
             paths = [node.file(name) for name in files]
             changed = deployment.run_program(node, f"attacks/on_host/{program}.py", *paths)
-            self.sent(f"{node.name}/{changed.strip()}")
+            self.sent(*(f"{node.name}/{each}" for each in changed.split()))
 
     def heal(self) -> None:
         deployment = self.scene.deployment
@@ -65,16 +66,21 @@ class Alteration(Attack):
 
 
 def _judge(evidence: Evidence, attack: str) -> Judgement:
-    """A trial is `<process>/<what was changed>`. The change was found if the process logged that
-    its store is damaged."""
+    """A trial is `<process>/<what was changed>`. It is observed if the process was started with the
+    changed store. The change was found if it then logged that its store is damaged."""
     tried = Tried(evidence, attack)
-    noticed = {event.node for event in evidence.events(StoreDamaged)}
-    found = [trial for trial in tried.trials if trial.partition("/")[0] in noticed]
-    if found:
-        tried.refused["store:damage found"] = len(found)
+    missed: set[str] = set()
     for line in tried.lines:
-        tried.see(line, line.trials)
-    return tried.judgement(len(set(tried.trials) - set(found)))
+        since_ns = tried.begun_ns(line)
+        noticed = {each.node for each in evidence.events(StoreDamaged) if each.t >= since_ns}
+        started = {each.node for each in evidence.events(Started) if each.t >= since_ns}
+        read = [each for each in line.trials if each.partition("/")[0] in noticed | started]
+        found = {each for each in read if each.partition("/")[0] in noticed}
+        if found:
+            tried.refused["store:damage found"] += len(found)
+        missed |= set(read) - found
+        tried.see(line, read)
+    return tried.judgement(len(missed))
 
 
 register(
@@ -90,6 +96,6 @@ register(
         ),
         judge=_judge,
         impairs=those("on"),
-        seen="the program that changed it prints the change",
+        seen="the process was started with the changed store",
     )
 )

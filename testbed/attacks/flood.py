@@ -27,6 +27,9 @@ __all__ = ["Flood"]
 
 PROVIDER = "provider"
 WORKED_OFF_NS_MAX = 5 * 10**9
+_AT_BROKER = frozenset({"slow", "storm"})
+"""Floods that never come as far as a gateway. Others are seen there: a refusal at the broker may
+be of anybody."""
 ANSWERED_S_MIN = 1.0
 """A flood shorter than this says nothing about service."""
 
@@ -100,8 +103,10 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
         begin, end = tried.begun_ns(line), line.t
         refused = counted.refused(begin, _until_ns(evidence, end))
         tried.refused.update(refused)
-        at_broker = any(reason.startswith("broker:") for reason in refused)
-        if at_broker or any(begin <= t <= end for t in came):
+        event = tried.events.get(line.event)
+        ends_at_broker = event is not None and event.params["how"] in _AT_BROKER
+        stopped = ends_at_broker and any(reason.startswith("broker:") for reason in refused)
+        if stopped or any(begin <= t <= end for t in came):
             seen.add(line.event)
         mine = sum(begin <= each.t <= end for each in evidence.events(DataAdded))
         answered += mine

@@ -17,6 +17,9 @@ from testbed.checks.trials import Tried, judge_recorded
 __all__ = ["StolenStore"]
 
 
+_PROVE_NOTHING = frozenset({"", "accepted", "refused:old-counter"})
+
+
 class StolenStore(Params):
     """Read everything that the service stores, and send data as its devices. From an escrow he has
     each device's key. From the chain he has the ids of devices but no key, and signs with his own
@@ -33,16 +36,22 @@ def _judge(evidence: Evidence, attack: str) -> Judgement:
 
 
 def _judge_taken(evidence: Evidence, attack: str) -> Judgement:
-    """A trial succeeds if the provider accepted it as the device's. Trials are ids of requests."""
+    """A trial succeeds if the provider accepted it as the device's. Trials are ids of requests. One
+    that the device's own next reading overtook proves nothing, and neither does one that the
+    provider took, but had not stored when it was killed."""
     tried = Tried(evidence, attack)
     outcomes = {event.id: event.outcome for event in evidence.events(Requested)}
     taken = {entry.statement.request.hex() for entry in evidence.longest.entries}
     for line in tried.lines:
-        arrived = [trial for trial in line.trials if trial in outcomes]
+        arrived = []
+        for trial in line.trials:
+            outcome = outcomes.get(trial, "")
+            if outcome.startswith("refused:"):
+                tried.refused[f"provider:{outcome.removeprefix('refused:')}"] += 1
+            if trial in taken or outcome not in _PROVE_NOTHING:
+                arrived.append(trial)
         tried.see(line, arrived)
-        reasons = (outcomes[each].removeprefix("refused:") for each in arrived if each not in taken)
-        tried.refused.update(f"provider:{reason}" for reason in reasons)
-    return tried.judgement(len(set(tried.trials) & outcomes.keys() & taken))
+    return tried.judgement(len(taken.intersection(tried.trials)))
 
 
 def _make(scene: Scene) -> Injection:

@@ -2,7 +2,8 @@
 
 A trial's id is `broker/<what>/<n>/<senders>:<answer>`. The broker's answer is `accepted`, a denial,
 or nothing if it closed the connection; then its own log must have the refusal, or the trial proves
-nothing. `senders` are the names that the log may have for the attacker, separated by `,`: his
+nothing. A connection that was ended for its slowness, or because there were too many, proves
+nothing either. `senders` are the names that the log may have for the attacker, separated by `,`: his
 client id, his login and his address. Each accepted try is a success.
 """
 
@@ -18,10 +19,15 @@ __all__ = ["judge_at_door"]
 LOGGED_LATE_NS_MAX = 10**9
 """A refusal may be logged so long after its attempt."""
 
+_NOT_JUDGED = frozenset(
+    {"connect-aborted", "connect-timeout", "connections-full", "handshakes-full", "too-late"}
+)
+"""Refusals that say nothing about who he is and what he may."""
+
 
 def judge_at_door(evidence: Evidence, attack: str) -> Judgement:
     tried = Tried(evidence, attack)
-    logged = list(evidence.refused_at_broker)
+    logged = [each for each in evidence.refused_at_broker if each.reason not in _NOT_JUDGED]
     successes = 0
     for line in tried.lines:
         arrived = []

@@ -34,6 +34,7 @@ __all__ = [
     "SensorLies",
     "SerialFrame",
     "SerialRefused",
+    "Started",
     "StoreDamaged",
     "StoreMissing",
     "Usage",

@@ -2,9 +2,10 @@
 by the sent bytes (`judge_recorded`), from ledgers and logs.
 
 For `judge_recorded` a trial's id is `<request>/<body>`: the id of the request that the body asks
-for (`-` if it cannot be read), and the SHA-256 of the body, in hex. It was seen to arrive if the
-gateway logged either. It succeeded if exactly these bytes are in a record that took effect, at
-least once.
+for (`-` if it cannot be read), and the SHA-256 of the body, in hex. It was seen to arrive if a rule has
+judged it: the gateway logged either as refused or known, f+1 replicas refused it, or these bytes
+are in a record. It succeeded if exactly these bytes are in a record that took effect, at least
+once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ from testbed.campaign.injection import Judgement
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import AttackLine, GroupDenied, Requested, SerialRefused
 
-__all__ = ["Tried", "judge_recorded", "recorded", "refused_on_lines", "trial_of"]
+__all__ = [
+    "NO_ROOM",
+    "Tried",
+    "judge_recorded",
+    "recorded",
+    "refused_on_lines",
+    "trial_of",
+]
+
+NO_ROOM = frozenset({"refused:busy", "refused:outbox-full"})
+"""Outcomes at a gateway that say nothing about a message: it had no room for any."""
 
 
 def refused_on_lines(evidence: Evidence, boards: Collection[str], since_ns: int) -> Counter[str]:
@@ -135,17 +146,20 @@ def judge_recorded(evidence: Evidence, attack: str) -> Judgement:
             request, _, body = trial.partition("/")
             status = on_chain.get(body)
             outcome = arrivals.take((body, request), since_ns)
-            if status is None and outcome in (None, "refused:busy"):
-                continue  # no rule has judged it
-            arrived.append(trial)
+            denied = arrivals.denied.get(request)
             if status == "ok":
                 successes.add(trial)
             elif status is not None:
                 tried.refused[f"ledger:{status.removeprefix('refused:')}"] += 1
-            elif outcome is not None and outcome.startswith("refused:"):
+            elif outcome is None or outcome in NO_ROOM:
+                continue  # no rule has judged it
+            elif outcome.startswith("refused:"):
                 tried.refused[f"gateway:{outcome.removeprefix('refused:')}"] += 1
-            elif (reason := arrivals.denied.get(request)) is not None:
-                tried.refused[f"group:{reason}"] += 1
+            elif denied is not None:
+                tried.refused[f"group:{denied}"] += 1
+            elif outcome == "accepted":
+                continue  # it still waits for the replicas' answer
+            arrived.append(trial)
         tried.see(line, arrived)
     return tried.judgement(len(successes))
 

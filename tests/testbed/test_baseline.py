@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from inventory.load import load_lab
+from nodes.edge_config import GatewayLimits
 from nodes.provider.store import read_readings
 from testbed import cli
 from testbed.campaign.expand import expand
@@ -64,6 +65,23 @@ class Result:
     @property
     def raw(self) -> Path:
         return self.bundle / "run/0000-faults/raw"
+
+    def lines(self, log: str) -> list[dict[str, Any]]:
+        path = self.raw / f"{log}.jsonl"
+        return [json.loads(each) for each in path.read_text().splitlines()]
+
+    def flooded(self, taken_by: str) -> tuple[int, float]:
+        """How many of the flood's messages were taken, and how many its device may send in the time
+        until the last of them."""
+        (line,) = (each for each in self.lines("attacks") if each["id"] == "flood")
+        relay = line["trials"][0].split("/")[1]
+        began = next(each["t"] for each in self.lines("faults") if each["event"] == "flood")
+        came = (each for each in self.lines(taken_by) if each["event"] == "request")
+        taken = [
+            each["t"] for each in came if each["relay"] == relay and each["outcome"] == "accepted"
+        ]
+        limits = GatewayLimits()
+        return len(taken), limits.burst + limits.rate_per_s * (max(taken) - began) / 1e9
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +141,9 @@ def test_a_stolen_escrow_impersonates_devices_and_stolen_ledgers_do_not(
 ) -> None:
     """The chain has no key escrow: in four ledgers there is no private key."""
     stolen = baseline.attack("steal")
-    # A device may have used a counter itself meanwhile: then the thief's message is refused.
-    assert (stolen["verdict"], stolen["observed"]) == ("broken", 10)
-    assert stolen["successes"] > 5
+    # A message that the device's own next reading overtook proves nothing.
+    assert (stolen["verdict"], stolen["trials"]) == ("broken", 10)
+    assert stolen["successes"] == stolen["observed"] > 5
     assert stolen["details"]["keys_found"] == 3
     stolen = chain.attack("steal")
     assert (stolen["verdict"], stolen["successes"], stolen["observed"]) == ("held", 0, 10)
@@ -134,11 +152,14 @@ def test_a_stolen_escrow_impersonates_devices_and_stolen_ledgers_do_not(
 
 def test_both_are_flooded_through_the_same_door(chain: Result, baseline: Result) -> None:
     """He sends what either takes of his own device. Its rate is limited, and others are served.
-    (On a busy machine he may stay below that rate: then the gateway is full of what he sends.)"""
-    for system in (chain, baseline):
+    (On a busy machine he may stay below that rate: then nothing need be refused.)"""
+    for system, taken_by in ((chain, "gw1-gateway"), (baseline, "r1")):
         flood = system.attack("flood")
         assert (flood["verdict"], flood["observed"]) == ("held", 1)
-        assert flood["refused"].keys() & {"gateway:rate", "gateway:busy"}
+        taken, allowed = system.flooded(taken_by)
+        assert 0 < taken <= allowed
+        if flood["details"]["messages"] > allowed:
+            assert flood["refused"].keys() & {"gateway:rate", "gateway:busy"}
         assert flood["details"]["goodput_per_s"] > 0
     assert baseline.summary["devices_admitted"] == 3, "the attacker's own is none of the lab's"
 
@@ -148,8 +169,8 @@ def test_an_altered_record_is_found_on_the_chain_only(chain: Result, baseline: R
     assert chain.attack("alter")["refused"] == {"store:damage found": 1}
     assert chain.summary["ledger_verified"] is True
     assert baseline.attack("alter")["verdict"] == "broken"
-    lines = [json.loads(each) for each in (baseline.raw / "attacks.jsonl").read_text().splitlines()]
-    (trial,) = (trial for each in lines if each["id"] == "alter" for trial in each["trials"])
+    attacks = baseline.lines("attacks")
+    (trial,) = (trial for each in attacks if each["id"] == "alter" for trial in each["trials"])
     stored = read_readings(baseline.raw / "ledger/r1.sqlite")
     assert trial.rpartition("/")[2] in {sha256(each.body).hexdigest() for each in stored}
 

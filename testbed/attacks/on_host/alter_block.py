@@ -1,7 +1,7 @@
 """Runs on a host: changes the newest record in a replica's ledger, at rest.   LEDGER
 
 It changes one byte of what a device signed, and fixes the row's checksum. Prints what was changed:
-the height and the SHA-256 of the new body.
+the height and the SHA-256 of the new body; nothing if no block has a record.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ A trial's id names the message, followed by "#n": `<request id>@<relay>` in hex 
 the attacker published as that relay, or `serial/<board>/<SHA-256 of the frame>` for a frame on a
 board's line. It counts as observed if its receiver logged its arrival after the attempt began. The
 receiver is the gateway (for this relay only: a device that asks again through another relay is no
-attack) or the tap on the serial line. A trial that was not seen to arrive proves nothing.
+attack) or the tap on the serial line. A trial that was not seen to arrive proves nothing, and
+neither does one for which the gateway had no room.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from testbed.campaign.injection import Judgement
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import GroupDenied, Requested
 from testbed.checks.properties import repeated_readings
-from testbed.checks.trials import Tried, refused_on_lines
+from testbed.checks.trials import NO_ROOM, Tried, refused_on_lines
 
 __all__ = ["judge"]
 
@@ -47,7 +48,7 @@ class _Arrivals:
         messages = {_message(trial) for trial in trials}
         for event in evidence.events(Requested):
             message = f"{event.id}@{event.relay}"
-            if message in messages:
+            if message in messages and event.outcome not in NO_ROOM:
                 reason = event.outcome.removeprefix("refused:")
                 self._times.setdefault(message, deque()).append((event.t, f"gateway:{reason}"))
         for board in sorted({_board(message) for message in messages} - {None}, key=str):
