@@ -3,8 +3,8 @@
 A trial's id is `broker/<what>/<n>/<senders>:<answer>`. The broker's answer is `accepted`, a denial,
 or nothing if it closed the connection; then its own log must have the refusal, or the trial proves
 nothing. A connection that was ended for its slowness, or because there were too many, proves
-nothing either. `senders` are the names that the log may have for the attacker, separated by `,`: his
-client id, his login and his address. Each accepted try is a success.
+nothing either. `senders` are the names that the log may have for the attacker, separated by `,`:
+his client id, his login and his address. Each accepted try is a success.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 by the sent bytes (`judge_recorded`), from ledgers and logs.
 
 For `judge_recorded` a trial's id is `<request>/<body>`: the id of the request that the body asks
-for (`-` if it cannot be read), and the SHA-256 of the body, in hex. It was seen to arrive if a rule has
-judged it: the gateway logged either as refused or known, f+1 replicas refused it, or these bytes
-are in a record. It succeeded if exactly these bytes are in a record that took effect, at least
-once.
+for (`-` if it cannot be read), and the SHA-256 of the body, in hex. It was seen to arrive if a rule
+has judged it: the gateway logged either as refused or known, f+1 replicas refused it, or these
+bytes are in a record. It succeeded if exactly these bytes are in a record that took effect, at
+least once.
 """
 
 from __future__ import annotations

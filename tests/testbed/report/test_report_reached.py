@@ -56,9 +56,6 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[tuple[str, Case]]:
-    def gateway(kind: str, params: dict[str, Any], trial: str, verdict: str, *of: Any) -> Case:
-        return Case(kind, params, trial, "gateway.jsonl", [*of], verdict)
-
     denied = logged("denied", id="ab", reason="privilege")
     for named, verdict, said in (
         ("no word of it", "invalid", []),
@@ -68,13 +65,15 @@ def cases() -> Iterator[tuple[str, Case]]:
         ("refused by the group", "held", [came("accepted"), denied]),
         ("refused by the gateway", "held", [came("refused:bad-signature")]),
     ):
-        yield f"impersonate: {named}", gateway("device.impersonate", STOLEN, "ab/cd", verdict, *said)
+        case = Case("device.impersonate", STOLEN, "ab/cd", "gateway.jsonl", said, verdict)
+        yield f"impersonate: {named}", case
     for named, verdict, outcome in (
         ("no room", "invalid", "refused:busy"),
         ("known", "held", "repeat-final"),
     ):
-        trial = "ab@rogue#1"
-        yield f"replay: {named}", gateway("device.replay", REPLAY, trial, verdict, came(outcome))
+        log = "gateway.jsonl"
+        case = Case("device.replay", REPLAY, "ab@rogue#1", log, [came(outcome)], verdict)
+        yield f"replay: {named}", case
     for reason, verdict in (
         ("handshakes-full", "invalid"),
         ("connect-timeout", "invalid"),
