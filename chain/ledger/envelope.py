@@ -25,8 +25,8 @@ from chain.ledger.possession import board_statement, renewal_statement, voucher_
 
 __all__ = [
     "COSE_BYTES_MAX",
-    "Claim",
     "Opened",
+    "SignatureClaim",
     "encode_operation",
     "false_claim",
     "open_operation",
@@ -119,7 +119,7 @@ def _opened(spki: bytes, header: bytes, payload: bytes, network: bytes) -> Opene
     return Opened(operation, spki, digest(_SIG_STRUCTURE + header))
 
 
-class Claim(NamedTuple):
+class SignatureClaim(NamedTuple):
     """A signature to check. `code` and `text` are the fault if it is not valid."""
 
     key: bytes
@@ -129,7 +129,7 @@ class Claim(NamedTuple):
     text: str
 
 
-def false_claim(claims: list[Claim], scheme: Scheme) -> PeerFault | None:
+def false_claim(claims: list[SignatureClaim], scheme: Scheme) -> PeerFault | None:
     """The fault of the first signature that is not valid, None if all are valid."""
     for key, data, signature, code, text in claims:
         if not scheme.verify(key, data, signature):
@@ -137,13 +137,13 @@ def false_claim(claims: list[Claim], scheme: Scheme) -> PeerFault | None:
     return None
 
 
-def read_claims(cose: bytes, network: bytes) -> tuple[Opened, list[Claim]]:
+def read_claims(cose: bytes, network: bytes) -> tuple[Opened, list[SignatureClaim]]:
     """Decodes, and returns the signatures to check: the signer's, and that of the voucher or of
     the new key inside. Raises PeerFault: as `read_operation`, and "bad-voucher"."""
     spki, header, payload, signature = _cut(cose)
     opened = _opened(spki, header, payload, network)
     text = "the device's signature is not valid"
-    claims = [Claim(spki, _SIG_STRUCTURE + header, signature, "bad-signature", text)]
+    claims = [SignatureClaim(spki, _SIG_STRUCTURE + header, signature, "bad-signature", text)]
     operation = opened.operation
     if type(operation) is Data:
         return opened, claims  # the most common operations have only this signature
@@ -152,11 +152,13 @@ def read_claims(cose: bytes, network: bytes) -> tuple[Opened, list[Claim]]:
     elif isinstance(operation, Renew):
         key, statement = operation.key, renewal_statement(network, operation.node, operation.key)
         text = "the new key did not sign"
-        claims.append(Claim(key, statement, operation.possession, "bad-possession", text))
+        claims.append(SignatureClaim(key, statement, operation.possession, "bad-possession", text))
     elif isinstance(operation, EnrolBoard):
         statement = board_statement(network, operation.node, operation.board, operation.head)
         text = "the board's key did not sign"
-        claims.append(Claim(operation.key, statement, operation.possession, "bad-possession", text))
+        claims.append(
+            SignatureClaim(operation.key, statement, operation.possession, "bad-possession", text)
+        )
     return opened, claims
 
 
@@ -172,9 +174,9 @@ def open_operation(cose: bytes, network: bytes, scheme: Scheme) -> Opened:
     return opened
 
 
-def _voucher_claim(operation: Enrol) -> Claim:
+def _voucher_claim(operation: Enrol) -> SignatureClaim:
     voucher = operation.voucher
     key = voucher_key(voucher)
     statement = voucher_statement(operation.network, operation.key, operation.head)
     text = "the voucher's key did not sign for this device key"
-    return Claim(key, statement, voucher.signature, "bad-voucher", text)
+    return SignatureClaim(key, statement, voucher.signature, "bad-voucher", text)

@@ -16,8 +16,8 @@ from chain.genesis import Membership
 from chain.keys import Scheme
 from chain.ledger.envelope import (
     COSE_BYTES_MAX,
-    Claim,
     Opened,
+    SignatureClaim,
     false_claim,
     read_claims,
     read_operation,
@@ -109,7 +109,7 @@ def open_items(
     interpreter and signature code would push each other out of the processor's caches, at a cost of
     7 of 90 us per request.
     """
-    read: list[tuple[VerifiedRequest, list[Claim]] | PeerFault] = []
+    read: list[tuple[VerifiedRequest, list[SignatureClaim]] | PeerFault] = []
     for item in items:
         try:
             read.append(_read_claims(item, network, membership))
@@ -133,7 +133,7 @@ def open_item(
 
 def _read_claims(
     item: bytes, network: bytes, membership: Membership
-) -> tuple[VerifiedRequest, list[Claim]]:
+) -> tuple[VerifiedRequest, list[SignatureClaim]]:
     parts = _parts(item)
     opened, claims = read_claims(parts.cose, network)
     endorsers = []
@@ -146,7 +146,7 @@ def _read_claims(
         if spki is None:
             raise PeerFault("bad-endorsement", f"{sender} is not a member of this epoch")
         text = f"signature of {sender} is not valid"
-        claims.append(Claim(spki, data, signed.signature, "bad-endorsement", text))
+        claims.append(SignatureClaim(spki, data, signed.signature, "bad-endorsement", text))
         endorsers.append(sender)
     return request_of(item, opened, membership.epoch, endorsers), claims
 

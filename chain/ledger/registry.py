@@ -26,13 +26,13 @@ from chain.ledger.item import Authenticated
 from chain.ledger.operations import Data, Enrol, EnrolBoard, Factory, Operation
 from chain.ledger.reasons import LATER_REASONS, Reason
 from chain.ledger.rules import RULES
-from chain.ledger.statement import OK, PENDING, Line, Statement, encode_leaf, refused
+from chain.ledger.statement import OK, PENDING, LeafTemplate, Statement, encode_leaf, refused
 from chain.ledger.tables import ADMIN, At, Tables, serial_of
 from chain.pbft.state_machine import Screening, VerifiedRequest
 
-__all__ = ["LINES_MAX", "Registry"]
+__all__ = ["TEMPLATES_MAX", "Registry"]
 
-LINES_MAX = 8192  # prepared leaves that are kept, about 1 KB each
+TEMPLATES_MAX = 8192  # prepared leaves that are kept, about 1 KB each
 
 
 class Registry:
@@ -42,12 +42,12 @@ class Registry:
         self._tables = Tables(genesis)
         self._ids: list[bytes] = []
         self._enrol_ids: list[bytes] = []
-        self._lines: dict[tuple[object, ...], Line] = {}
+        self._templates: dict[tuple[object, ...], LeafTemplate] = {}
 
     def __getstate__(self) -> dict[str, object]:
         """For a process that keeps its own state (`nodes.kept`). Prepared leaves are left out,
         because they are made again."""
-        return {**self.__dict__, "_lines": {}}
+        return {**self.__dict__, "_templates": {}}
 
     # --- questions -------------------------------------------------------------------------------
 
@@ -169,12 +169,14 @@ class Registry:
         operation = _authenticated(request).opened.operation
         at = At(height, serial_of(height, index), time_us)
         if isinstance(operation, Data):
-            line = self._accept_data(request, operation, at)
-            if line is not None:
-                return line.leaf(item, operation.counter, request.id, time_us)
+            template = self._accept_data(request, operation, at)
+            if template is not None:
+                return template.leaf(item, operation.counter, request.id, time_us)
         return encode_leaf(self._apply(request, operation, item, at))
 
-    def _accept_data(self, request: VerifiedRequest, operation: Data, at: At) -> Line | None:
+    def _accept_data(
+        self, request: VerifiedRequest, operation: Data, at: At
+    ) -> LeafTemplate | None:
         """The fast path for data, the most frequent operation. None if they must be refused."""
         tables = self._tables
         identity = tables.identities.get(operation.node)
@@ -185,8 +187,8 @@ class Registry:
         ):
             return None
         identity.counter = operation.counter
-        # The statements of two accepted data differ in these fields, and in those that `Line`
-        # leaves open.
+        # The statements of two accepted data differ in these fields, and in those that
+        # `LeafTemplate` leaves open.
         kind = (
             identity.node,
             identity.serial,
@@ -194,13 +196,13 @@ class Registry:
             operation.service,
             operation.board,
         )
-        line = self._lines.get(kind)
-        if line is None:
-            if len(self._lines) >= LINES_MAX:
-                self._lines.clear()
+        template = self._templates.get(kind)
+        if template is None:
+            if len(self._templates) >= TEMPLATES_MAX:
+                self._templates.clear()
             statement = self._statement(request, bytes(32), at, identity, OK)
-            line = self._lines[kind] = Line(statement)
-        return line
+            template = self._templates[kind] = LeafTemplate(statement)
+        return template
 
     def _apply(
         self, request: VerifiedRequest, operation: Operation, item: bytes, at: At

@@ -19,7 +19,7 @@ __all__ = [
     "LEAF_BYTES_MAX",
     "OK",
     "PENDING",
-    "Line",
+    "LeafTemplate",
     "Statement",
     "decode_leaf",
     "encode_leaf",
@@ -103,7 +103,7 @@ _VARYING = frozenset({"item", "counter", "request", "time_us"})
 _DIGEST = b"\x58\x20"  # the CBOR head of 32 bytes
 
 
-class Line:
+class LeafTemplate:
     """Makes leaves of statements that differ only in item, counter, request and time, as the
     accepted data of one certificate do. The bytes equal `encode_leaf`'s, at a fifth of the cost."""
 

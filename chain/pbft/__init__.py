@@ -18,7 +18,7 @@ contract between the two:
 5. After a crash the host builds a new replica from the persisted facts, and calls `start`.
 
 Inside the core, `replica` finds the handler of a message. Handlers count votes, keep messages that
-have to wait, and answer. `Replica._settle` then takes every step that has become possible: it
+have to wait, and answer. `Replica._proceed` then takes every step that has become possible: it
 accepts, executes, proposes, leaves a view or fetches blocks.
 
 Sources: Castro & Liskov, "Practical Byzantine Fault Tolerance" (OSDI'99) and "... and Proactive

@@ -1,8 +1,8 @@
 """Normal-case operation: PRE-PREPARE, PREPARE, COMMIT, execution, proposing (OSDI'99, 4.1, 4.2).
 
 A handler counts a vote, keeps an offer (a PRE-PREPARE that waits), and sends the COMMIT or PREPARE
-that follows at once. `settle`, after every input, accepts offers, executes and proposes. `requests`
-takes requests, `checkpoint` has the checkpoints, `status` the retransmission.
+that follows at once. `proceed`, after every input, accepts offers, executes and proposes.
+`requests` takes requests, `checkpoint` has the checkpoints, `status` the retransmission.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = [
     "on_commit",
     "on_pre_prepare",
     "on_prepare",
+    "proceed",
     "propose",
-    "settle",
     "take_batch",
 ]
 
@@ -170,7 +170,7 @@ def accept_ordered(s: ReplicaState, slot: Slot) -> None:
 # --- what has become possible ------------------------------------------------------------------
 
 
-def settle(s: ReplicaState) -> None:
+def proceed(s: ReplicaState) -> None:
     """Accepts, executes and proposes what is possible now, in this order. Cheap if nothing is
     possible."""
     view = s.view

@@ -99,7 +99,7 @@ class Replica:
             raise Misuse("started twice")
         self._started = True
         recovery.resume(s)
-        return self._settle()
+        return self._proceed()
 
     def handle(self, item: Input, now_us: int) -> list[Effect]:
         """The effects of `item`, in order. `now_us` is the wall time, microseconds since 1970."""
@@ -125,7 +125,7 @@ class Replica:
                 transfer.on_install_failed(s, item)
             case _:
                 assert_never(item)
-        return self._settle()
+        return self._proceed()
 
     def submit(self, items: Sequence[Submitted], now_us: int) -> list[Effect]:
         """Like `handle` for each of them, but a batch is made of all of them together."""
@@ -134,7 +134,7 @@ class Replica:
             return s.out
         for item in items:
             requests.on_submitted(s, item)
-        return self._settle()
+        return self._proceed()
 
     def _begin(self, now_us: int) -> ReplicaState:
         self._s.now_us = now_us
@@ -164,13 +164,13 @@ class Replica:
             case _:
                 assert_never(timer)
 
-    def _settle(self) -> list[Effect]:
+    def _proceed(self) -> list[Effect]:
         """Takes every step that has become possible; costs next to nothing if none has."""
         s = self._s
         if s.halted:
             return s.out
-        view_change.settle(s)
-        normal.settle(s)
+        view_change.continue_new_view(s)
+        normal.proceed(s)
         if s.view.suspected and s.view.active and s.voting:
             view_change.start(s, s.view.number + 1)
         transfer.step(s)

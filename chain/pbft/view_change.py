@@ -22,10 +22,10 @@ from chain.pbft.state import ReplicaState
 from chain.pbft.votes import Equivocation
 
 __all__ = [
+    "continue_new_view",
     "on_new_view",
     "on_timer",
     "on_view_change",
-    "settle",
     "start",
 ]
 
@@ -126,7 +126,7 @@ def _collected(s: ReplicaState) -> None:
 # --- making and checking NEW-VIEW --------------------------------------------------------------
 
 
-def settle(s: ReplicaState) -> None:
+def continue_new_view(s: ReplicaState) -> None:
     """Goes on when a batch that a NEW-VIEW of ours waits for has arrived."""
     if s.view.sought_arrived:
         s.view.sought_arrived = False

@@ -22,14 +22,13 @@ from chain.keys import Scheme, digest
 from chain.ledger.envelope import Opened, open_operation
 from chain.ledger.operations import Enrol
 from chain.ledger.reasons import REASONS
-from chain.pbft.messages import Denied as ReplicaDenied
-from chain.pbft.messages import Seal
+from chain.pbft.messages import Denied, Seal
 from chain.proofs.client import Conflict
 from chain.proofs.denial import ended_by, verdict_of
 from gateway.bridge.answers import Answer, AnswerCache
 from gateway.bridge.block_store import BlockStore
 from gateway.bridge.edge import (
-    Denied,
+    Denial,
     Stamped,
     denied_codec,
     part_codec,
@@ -38,13 +37,13 @@ from gateway.bridge.edge import (
 )
 from gateway.bridge.follower import Follower, Settled
 from gateway.bridge.logins import Logins, carrier_of, ended, is_welcome
-from gateway.bridge.outbox import Entry
+from gateway.bridge.outbox import OutboxEntry
 from gateway.bridge.parts import split
-from gateway.bridge.ports import Limits, Outside, Writes
+from gateway.bridge.pending import Pending, PendingRequests
+from gateway.bridge.ports import BridgeLimits, Outside, Writes
 from gateway.bridge.precheck import check_sender, refusal
 from gateway.bridge.relays import Relays
 from gateway.bridge.stamps import Stamps
-from gateway.bridge.waiting import Pending, Waiting
 from gateway.hops import NO_TRACE, Hop, Trace
 from gateway.mqtt.topics import Status, Up, parse
 from gateway.refusing import refusing
@@ -66,10 +65,10 @@ class Bridge:
         genesis: Genesis,
         scheme: Scheme,
         store: BlockStore,
-        unfinished: Iterable[Entry],
+        unfinished: Iterable[OutboxEntry],
         login_secret: bytes,
         logins_done: int,
-        limits: Limits,
+        limits: BridgeLimits,
         outside: Outside,
         kept: Any = None,
         trace: Trace = NO_TRACE,
@@ -77,7 +76,7 @@ class Bridge:
         """`unfinished` are the entries of the outbox. The broker's logins are up to date up to
         height `logins_done`. `kept` is a `state` of this process, or None. Raises BlockStoreError.
         """
-        self.chain = Follower(genesis, scheme, store)
+        self.follower = Follower(genesis, scheme, store)
         self.counts: Counter[str] = Counter()
         self.net = genesis.network.hex()[:16]
         self._network = genesis.network
@@ -88,10 +87,10 @@ class Bridge:
         self._came_ns = 0  # when the message that is being taken came
         self._logins = Logins(login_secret, genesis)
         self._answers = AnswerCache()
-        self._waiting = Waiting(
+        self._pending = PendingRequests(
             limits.waiting_max, limits.device_waiting_max, limits.relay_waiting_max
         )
-        self._fresh: dict[bytes, Entry] = {}
+        self._fresh: dict[bytes, OutboxEntry] = {}
         self._done: list[bytes] = []
         self._stamps = Stamps()
         self._losses_ms = -LIMITED_EVENT_MS  # when they were last logged
@@ -99,7 +98,7 @@ class Bridge:
         self._limited: dict[str, tuple[int, int]] = {}  # relay: last event, refused since then
         self._suspicious = False  # requests time out: the primary may be faulty
         self._conflicting: set[int] = set()  # replicas that contradicted themselves, or f+1 others
-        if kept is not None and self.chain.resume(kept[0], height_max=logins_done):
+        if kept is not None and self.follower.resume(kept[0], height_max=logins_done):
             self._logins.resume(kept[1])
         self._restore(unfinished, logins_done)
 
@@ -107,24 +106,24 @@ class Bridge:
     def state(self) -> object:
         """The verified state, for a later start. It is used only if the logins of its height are
         done."""
-        return self.chain.state, self._logins.state
+        return self.follower.state, self._logins.state
 
     @property
     def waiting(self) -> int:
         """How many requests are with the replicas."""
-        return len(self._waiting)
+        return len(self._pending)
 
-    def _restore(self, unfinished: Iterable[Entry], logins_done: int) -> None:
+    def _restore(self, unfinished: Iterable[OutboxEntry], logins_done: int) -> None:
         """Reads the blocks of the store, then the entries of the outbox."""
-        for settled in self.chain.restore():
+        for settled in self.follower.restore():
             for change in self._logins.changes(settled):
                 if settled.height > logins_done:
                     self._outside.change_login(change)
         for entry in unfinished:
-            if self.chain.is_final(entry.digest):
+            if self.follower.is_final(entry.digest):
                 self._done.append(entry.digest)
             else:
-                self._waiting.add(entry.digest, Pending(entry.topic, "", entry.payload, 0))
+                self._pending.add(entry.digest, Pending(entry.topic, "", entry.payload, 0))
 
     # --- from devices -----------------------------------------------------------------------------
 
@@ -154,7 +153,7 @@ class Bridge:
         if up.kind == "sync":
             self._sync(up, stamped.body)
         elif up.kind == "carrier":
-            self._outside.list_carrier(carrier_of(stamped.body, up.device, self.chain))
+            self._outside.list_carrier(carrier_of(stamped.body, up.device, self.follower))
             self.counts["carrier"] += 1
         elif up.kind in ("enrol", "op"):
             self._request(up, stamped, now_ms)
@@ -166,7 +165,7 @@ class Bridge:
         admitted devices count, because anybody can make keys. Call it for new requests only: a
         known request was not lost. After a whole round of relays it notes nothing, because nobody
         can tell which relays were asked."""
-        ledger = self.chain.ledger
+        ledger = self.follower.ledger
         identity = ledger.registry.identity(opened.operation.node)
         if stamped.tries is None or identity is None or ended(identity, ledger.time_us):
             return
@@ -199,33 +198,33 @@ class Bridge:
         answer = self._answers.get(opened.id)
         if answer is not None:
             self._answer_again(opened, up, answer)
-        elif self.chain.is_final(opened.id):
+        elif self.follower.is_final(opened.id):
             if self._limits.syncs.admit(up.relay):  # it costs a whole block
-                self._answer_again(opened, up, self._answer_of(*self.chain.find(opened.id)))
+                self._answer_again(opened, up, self._answer_of(*self.follower.find(opened.id)))
             else:
                 self.counts["refused:rate"] += 1
-        elif opened.id in self._waiting:
+        elif opened.id in self._pending:
             self._note(opened.id, up, "repeat-waiting")
         elif (reason := self._refusal(opened, cose)) is not None:
             self._refuse(opened.id, up, reason, self._proof_of_end(opened, reason, up.relay))
-            if isinstance(opened.operation, Enrol) and self._waiting.has_room(up.device, up.relay):
+            if isinstance(opened.operation, Enrol) and self._pending.has_room(up.device, up.relay):
                 # A newcomer believes replicas only: they are asked for their signed verdicts.
-                self._waiting.add(opened.id, Pending(up.device, up.relay, cose, now_ms))
+                self._pending.add(opened.id, Pending(up.device, up.relay, cose, now_ms))
                 self._outside.submit(cose, everyone=True)
-        elif not self._waiting.has_room(up.device, up.relay):
+        elif not self._pending.has_room(up.device, up.relay):
             self._refuse(opened.id, up, "busy")
         else:
             self._pass_over(opened, up, stamped, now_ms)
             self._note(opened.id, up, "accepted")
             self._trace.request(Hop.GATEWAY_IN, opened.id, self._came_ns)
             self._trace.request(Hop.ADMITTED, opened.id)
-            self._waiting.add(opened.id, Pending(up.device, up.relay, cose, now_ms))
-            self._fresh[opened.id] = Entry(0, opened.id, up.device, cose)
+            self._pending.add(opened.id, Pending(up.device, up.relay, cose, now_ms))
+            self._fresh[opened.id] = OutboxEntry(0, opened.id, up.device, cose)
 
     def _proof_of_end(self, opened: Opened, reason: str, relay: str) -> bytes | None:
         """The proof that the signer's key has ended, if that is the reason. It is cached. Look-ups
         for one relay are limited, because each reads a whole block."""
-        registry, node = self.chain.ledger.registry, opened.operation.node
+        registry, node = self.follower.ledger.registry, opened.operation.node
         identity = registry.identity(node)
         if identity is None or identity.ended != reason:
             return None
@@ -233,23 +232,23 @@ class Bridge:
             return known.payload
         if not self._limits.syncs.admit(relay):
             return None
-        settled = self.chain.block(identity.ended_height)
+        settled = self.follower.block(identity.ended_height)
         for position, statement in enumerate(settled.statements if settled else ()):
             if settled is not None and ended_by(statement, node) == reason:
-                record = self.chain.receipt(settled, position)
+                record = self.follower.receipt(settled, position)
                 self._answers.put(node, Answer(node, False, record, settled.epoch))
                 return record
         return None
 
     def _refusal(self, opened: Opened, cose: bytes) -> str | None:
-        ledger = self.chain.ledger
-        return refusal(ledger.registry, opened, cose, ledger.time_us, lagging=self.chain.lagging)
+        ledger = self.follower.ledger
+        return refusal(ledger.registry, opened, cose, ledger.time_us, lagging=self.follower.lagging)
 
     def _answer_again(self, opened: Opened, up: Up, answer: Answer) -> None:
         """The request is final: the sender gets the same answer again, nothing else happens."""
-        identity = self.chain.ledger.registry.identity(answer.node)
+        identity = self.follower.ledger.registry.identity(answer.node)
         if answer.is_welcome and identity is not None:
-            reason = ended(identity, self.chain.ledger.time_us)
+            reason = ended(identity, self.follower.ledger.time_us)
             if reason is not None:
                 self._refuse(opened.id, up, reason)  # it has ended since: no login
                 return
@@ -258,15 +257,15 @@ class Bridge:
 
     def _sync(self, up: Up, body: bytes) -> None:
         wanted = sync_codec.decode(body)
-        identity = self.chain.ledger.registry.identity(bytes.fromhex(up.device))
-        if identity is None or ended(identity, self.chain.ledger.time_us):
+        identity = self.follower.ledger.registry.identity(bytes.fromhex(up.device))
+        if identity is None or ended(identity, self.follower.ledger.time_us):
             raise PeerFault("unknown-node", "the ledger is for admitted devices")
         if not self._limits.syncs.admit(f"{up.relay}/{up.device}"):
             self.counts["refused:rate"] += 1
             return
         start = max(1, wanted.start)
-        count, data = self.chain.range(start, SYNC_BYTES_MAX, wanted.bodies)
-        for part in split(start, start + count - 1, self.chain.height, data):
+        count, data = self.follower.range(start, SYNC_BYTES_MAX, wanted.bodies)
+        for part in split(start, start + count - 1, self.follower.height, data):
             self._outside.answer(up.device, "blocks", part_codec.encode(part))
         self.counts["sync"] += 1
 
@@ -285,7 +284,7 @@ class Bridge:
     ) -> None:
         self._note(request, up, f"refused:{reason}")
         if up is not None:
-            denied = Denied(id=request, layer="gateway", reason=reason, record=record)
+            denied = Denial(id=request, layer="gateway", reason=reason, record=record)
             self._outside.answer(up.device, "denied", denied_codec.encode(denied))
 
     # --- the outbox -------------------------------------------------------------------------------
@@ -305,11 +304,11 @@ class Bridge:
             self._done += writes.done
         durable_ns = self._trace.now_ns()
         for entry in writes.fresh:
-            waiting = self._waiting.get(entry.digest)
+            waiting = self._pending.get(entry.digest)
             if waiting is None:  # another gateway's submission became final meanwhile
                 continue
             if full:
-                self._waiting.forget(entry.digest)
+                self._pending.forget(entry.digest)
                 up = Up(self.net, waiting.relay, waiting.device, "op")
                 self._refuse(entry.digest, up, "outbox-full")
             else:
@@ -321,7 +320,7 @@ class Bridge:
 
     def on_seal(self, seal: Seal) -> int:
         """Takes a replica's seal; returns how many blocks became final. Raises PeerFault."""
-        settled, conflicts = self.chain.feed(seal)
+        settled, conflicts = self.follower.feed(seal)
         for conflict in conflicts:
             self._on_conflict(conflict)
         for each in settled:
@@ -341,7 +340,7 @@ class Bridge:
         for change in self._logins.changes(settled):
             self._outside.change_login(change)
         for position, statement in enumerate(settled.statements):
-            waiting = self._waiting.forget(statement.request)
+            waiting = self._pending.forget(statement.request)
             if waiting is not None:
                 self._suspicious = False
                 self._done.append(statement.request)
@@ -352,7 +351,7 @@ class Bridge:
     def _answer_of(self, settled: Settled, position: int) -> Answer:
         """The receipt; a new identity gets it together with its password."""
         statement = settled.statements[position]
-        receipt = self.chain.receipt(settled, position)
+        receipt = self.follower.receipt(settled, position)
         welcome = is_welcome(statement)
         payload = self._logins.welcome(statement, receipt) if welcome else receipt
         answer = Answer(statement.node, welcome, payload, settled.epoch)
@@ -361,14 +360,14 @@ class Bridge:
 
     def _send(self, answer: Answer, device: str, *, again: bool = False) -> None:
         """First the membership changes that the device lacks, then the answer."""
-        for steps in self.chain.steps(device, answer.epoch, again=again):
+        for steps in self.follower.steps(device, answer.epoch, again=again):
             self._outside.answer(device, "epochs", steps)
         if answer.is_welcome:
             self._outside.answer_with_login(answer.node.hex(), device, answer.payload)
         else:
             self._outside.answer(device, "receipt", answer.payload)
 
-    def on_denied(self, replica: int, denied: ReplicaDenied) -> None:
+    def on_denied(self, replica: int, denied: Denied) -> None:
         """Takes a replica's refusal. One replica may lie, f+1 cannot all lie.
 
         Even f+1 refusals are not believed at once (see `tick`). A replica that has just executed
@@ -377,10 +376,10 @@ class Bridge:
         """
         if denied.reason not in _DENIALS:
             raise PeerFault("bad-denial", "an unknown reason")
-        waiting = self._waiting.get(denied.request)
-        if waiting is None or denied.reason == "done" or replica in self.chain.removed:
+        waiting = self._pending.get(denied.request)
+        if waiting is None or denied.reason == "done" or replica in self.follower.removed:
             return  # the block brings the answer; a removed replica has no say
-        members = self.chain.tracker.membership
+        members = self.follower.tracker.membership
         if (signed := denied.endorsement) is not None:
             verdict = verdict_of(signed, denied.request, members, self._network, self._scheme)
             waiting.verdicts[verdict.sender] = signed
@@ -390,17 +389,17 @@ class Bridge:
 
     def _deny(self, request: bytes, waiting: Pending) -> None:
         reason = waiting.reason
-        self._waiting.forget(request)
+        self._pending.forget(request)
         self._done.append(request)
         self.counts[f"denied:{reason}"] += 1
         if self._limits.events.admit(waiting.relay):
             self._outside.emit("denied", id=request.hex(), device=waiting.device, reason=reason)
         verdicts = tuple(waiting.verdicts.values()) or None
-        answer = Denied(id=request, layer="group", reason=reason, verdicts=verdicts)
+        answer = Denial(id=request, layer="group", reason=reason, verdicts=verdicts)
         # Only a device that knows the newest members can check who signed the verdicts.
         again = self._limits.syncs.admit(f"{waiting.relay}/{waiting.device}")
-        epoch = self.chain.tracker.membership.epoch
-        for steps in self.chain.steps(waiting.device, epoch, again=again):
+        epoch = self.follower.tracker.membership.epoch
+        for steps in self.follower.steps(waiting.device, epoch, again=again):
             self._outside.answer(waiting.device, "epochs", steps)
         self._outside.answer(waiting.device, "denied", denied_codec.encode(answer))
 
@@ -416,11 +415,12 @@ class Bridge:
                 self._outside.emit("relay-gap", relay=relay, missing=missing)
             for relay, devices in self._stamps.suspected(now_ms):
                 self._outside.emit("relay-suspected", relay=relay, devices=devices)
-        if self.chain.lagging:
+        if self.follower.lagging:
             return
         budget = RESUBMITTED_PER_TICK_MAX
-        weak, timeout_ms = self.chain.tracker.membership.quorum.weak, self._limits.submit_timeout_ms
-        for request, waiting in self._waiting:
+        weak = self.follower.tracker.membership.quorum.weak
+        timeout_ms = self._limits.submit_timeout_ms
+        for request, waiting in self._pending:
             if len(waiting.denials) >= weak:
                 if waiting.is_denied(weak, now_ms):
                     self._deny(request, waiting)

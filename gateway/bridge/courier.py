@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-from gateway.bridge.outbox import Entry, Outbox
+from gateway.bridge.outbox import Outbox, OutboxEntry
 from gateway.hops import NO_TRACE, Hop, Trace
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient
 from gateway.tasks import Tasks, set_within
@@ -84,11 +84,11 @@ class Courier:
             wait_s = min(waiting, default=now_s + self._resend_s) - loop.time()
             await set_within(self._wake, max(0.0, wait_s))
 
-    def _due_s(self, entry: Entry) -> float:
+    def _due_s(self, entry: OutboxEntry) -> float:
         sent_s = self._sent_at.get(entry.digest)
         return 0.0 if sent_s is None else sent_s + self._resend_s
 
-    async def _publish(self, entry: Entry) -> None:
+    async def _publish(self, entry: OutboxEntry) -> None:
         self.counts["resent" if entry.digest in self._sent_at else "sent"] += 1
         self._sent_at[entry.digest] = asyncio.get_running_loop().time()
         tries = self._tries[entry.digest]

@@ -2,7 +2,7 @@
 
     device  -> relay    `req/<device>`             Ask: a kind and its body
     relay   -> gateway  `up/<relay>/<device>/<kind>`  Stamped: the body as the relay had it
-    gateway -> device   `rsp/<device>/<kind>`      Receipt, Admitted, Denied, Part or epochs
+    gateway -> device   `rsp/<device>/<kind>`      Receipt, Admitted, Denial, Part or epochs
 
 Bodies of kind `enrol` and `op` are COSE_Sign1 as devices sign them (`chain.ledger.operations`), so
 a change on the way is noticed. A body of kind `sync` is a SyncRequest. A body of kind `carrier` is
@@ -31,7 +31,7 @@ __all__ = [
     "PART_BYTES_MAX",
     "Admitted",
     "Ask",
-    "Denied",
+    "Denial",
     "Part",
     "RequestKind",
     "Stamped",
@@ -94,7 +94,7 @@ class Admitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sealed_password: Annotated[bytes, msgspec.Meta(max_length=SEALED_BYTES_MAX)]
 
 
-class Denied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Denial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Refused: by which layer, and why. Nothing of it is on the ledger. It is final if it is
     proven (`chain.proofs.denial`): by `verdicts` of f+1 replicas, or by the `record` (an encoded
     Proof) that ended the device's key. An unproven one is only a hint."""
@@ -123,5 +123,5 @@ ask_codec: Codec[Ask] = Codec(Ask, BODY_BYTES_MAX + ENVELOPE_BYTES)
 stamped_codec: Codec[Stamped] = Codec(Stamped, BODY_BYTES_MAX + ENVELOPE_BYTES)
 sync_codec: Codec[SyncRequest] = Codec(SyncRequest, ENVELOPE_BYTES)
 admitted_codec: Codec[Admitted] = Codec(Admitted, PART_BYTES_MAX + ENVELOPE_BYTES)
-denied_codec: Codec[Denied] = Codec(Denied, PART_BYTES_MAX + ENVELOPE_BYTES)
+denied_codec: Codec[Denial] = Codec(Denial, PART_BYTES_MAX + ENVELOPE_BYTES)
 part_codec: Codec[Part] = Codec(Part, PART_BYTES_MAX + ENVELOPE_BYTES)

@@ -170,7 +170,7 @@ class Follower:
         conflicts = [] if first is None else [first]
         settled = []
         while (final := self.tracker.next_final()) is not None:
-            settled.append(self._settle(final))
+            settled.append(self._append(final))
             conflicts += final.conflicts
         return settled, conflicts
 
@@ -178,7 +178,7 @@ class Follower:
         """Whether the seal is above the window of seals that are kept. It must be sent again."""
         return Head.decode(seal.head).height > self.height + WINDOW_BLOCKS_MAX
 
-    def _settle(self, final: Final) -> Settled:
+    def _append(self, final: Final) -> Settled:
         self.brought[final.source] += 1
         self.ledger.append(final.block, check_signatures=False)
         self.tracker.membership = self.ledger.membership

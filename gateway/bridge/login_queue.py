@@ -18,14 +18,14 @@ import msgspec
 from gateway.bridge.logins import LoginChange
 from gateway.broker.security import User
 
-__all__ = ["SETTLED_S", "LoginQueue", "Waiting"]
+__all__ = ["SETTLED_S", "LoginQueue", "QueuedChange"]
 
 PARTING_S = 0.3  # time for a device to get the receipt of its own revocation
 REMOVALS_AT_ONCE_MAX = 64
 SETTLED_S = 2.0  # a broker that lives so long after it confirmed a change has it on disk
 
 
-class Waiting(msgspec.Struct):
+class QueuedChange(msgspec.Struct):
     """A change that waits. `user` is None for a removal. `again`: it was confirmed before, over an
     earlier connection."""
 
@@ -42,17 +42,17 @@ class LoginQueue:
     """Times are those of one monotonic clock, in seconds."""
 
     def __init__(self) -> None:
-        self._removals: dict[str, Waiting] = {}
-        self._additions: dict[str, Waiting] = {}
+        self._removals: dict[str, QueuedChange] = {}
+        self._additions: dict[str, QueuedChange] = {}
         # Confirmed and not settled, the oldest first.
-        self._removed: dict[str, Waiting] = {}
-        self._added: dict[str, Waiting] = {}
+        self._removed: dict[str, QueuedChange] = {}
+        self._added: dict[str, QueuedChange] = {}
         self._connection = 0
 
     def change(self, change: LoginChange, now_s: float) -> None:
         """Takes one change of the ledger."""
         due_s = now_s + PARTING_S if change.parting else now_s
-        fresh = Waiting(change.name, change.user, change.height, now_s, due_s)
+        fresh = QueuedChange(change.name, change.user, change.height, now_s, due_s)
         if change.user is not None:
             self._additions[change.name] = fresh
             return
@@ -79,7 +79,7 @@ class LoginQueue:
         """Whether this login is still to be added."""
         return name in self._additions
 
-    def next(self, now_s: float, *, may_add: bool) -> list[Waiting] | None:
+    def next(self, now_s: float, *, may_add: bool) -> list[QueuedChange] | None:
         """The next request to the broker: removals, or one addition. An empty list asks for any
         answer, which settles earlier changes. None: there is nothing to ask."""
         due = (each for each in self._removals.values() if each.due_s <= now_s)
@@ -95,18 +95,18 @@ class LoginQueue:
         return None
 
     def answered(
-        self, made: list[Waiting], asked_s: float, connection: int, now_s: float
-    ) -> list[Waiting]:
+        self, made: list[QueuedChange], asked_s: float, connection: int, now_s: float
+    ) -> list[QueuedChange]:
         """The broker has made these changes. It was asked at `asked_s`, and the connection is this
         one now. Returns the changes that count: not those over another connection, and not an
         addition that a removal has overtaken."""
         if connection != self._connection:
             return []
         for unsettled in (self._added, self._removed):
-            self._settle(unsettled, asked_s)
+            self._drop_settled(unsettled, asked_s)
         return [each for each in made if self._confirm(each, now_s)]
 
-    def _confirm(self, change: Waiting, now_s: float) -> bool:
+    def _confirm(self, change: QueuedChange, now_s: float) -> bool:
         waiting = self._removals if change.user is None else self._additions
         if waiting.get(change.name) is not change:
             return False
@@ -120,7 +120,7 @@ class LoginQueue:
             self._added[change.name] = change
         return True
 
-    def _settle(self, unsettled: dict[str, Waiting], asked_s: float) -> None:
+    def _drop_settled(self, unsettled: dict[str, QueuedChange], asked_s: float) -> None:
         while unsettled:
             name, oldest = next(iter(unsettled.items()))
             if oldest.confirmed_s + SETTLED_S > asked_s:
@@ -139,5 +139,5 @@ class LoginQueue:
         return min(heights, default=height + 1) - 1
 
 
-def _marked_again(change: Waiting) -> Waiting:
+def _marked_again(change: QueuedChange) -> QueuedChange:
     return msgspec.structs.replace(change, due_s=change.since_s, again=True)

@@ -36,7 +36,7 @@ from gateway.broker.credentials import seal_password
 from gateway.broker.security import User, bootstrap_id, device_password, user_name
 from gateway.mqtt.topics import Role
 
-__all__ = ["Carrier", "LoginChange", "Logins", "carrier_of", "ended", "is_welcome"]
+__all__ = ["CarrierCertificate", "LoginChange", "Logins", "carrier_of", "ended", "is_welcome"]
 
 _STALE_MAX = 64  # outdated entries, beside as many as there are valid ones
 
@@ -51,7 +51,7 @@ class LoginChange(msgspec.Struct, frozen=True):
     parting: bool = False
 
 
-class Carrier(msgspec.Struct, frozen=True):
+class CarrierCertificate(msgspec.Struct, frozen=True):
     """The checked certificate of a device, encoded again (PEM). `digest` is the SHA-256 of what the
     device sent: the answer to it."""
 
@@ -198,11 +198,11 @@ class Logins:
         return User(role, node.hex(), device_password(self._secret, node.hex()))
 
 
-def carrier_of(pem: bytes, device: str, chain: Follower) -> Carrier:
+def carrier_of(pem: bytes, device: str, follower: Follower) -> CarrierCertificate:
     """Checks a device's carrier certificate. Raises PeerFault unless the chain has certified it for
     this device, which is still admitted and has not renewed since."""
-    ledger = chain.ledger
-    statement = verify_carrier(pem, chain.proofs, ledger.time_us)
+    ledger = follower.ledger
+    statement = verify_carrier(pem, follower.proofs, ledger.time_us)
     if statement.node.hex() != device:
         raise PeerFault("wrong-node", "another's certificate")
     identity = ledger.registry.identity(statement.node)
@@ -210,7 +210,7 @@ def carrier_of(pem: bytes, device: str, chain: Follower) -> Carrier:
         raise PeerFault("unknown-node", "it is not admitted any more")
     if statement.not_before_us != identity.not_before_us:
         raise PeerFault("superseded", "it was renewed since")
-    return Carrier(device, certificate_of(device, pem), digest(pem))
+    return CarrierCertificate(device, certificate_of(device, pem), digest(pem))
 
 
 def ended(identity: Identity, time_us: int) -> str | None:

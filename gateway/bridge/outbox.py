@@ -22,7 +22,7 @@ from typing import Literal
 from chain.errors import Misuse
 from gateway.refusing import LocalFault
 
-__all__ = ["Entry", "Outbox", "OutboxCorruptError", "OutboxFullError"]
+__all__ = ["Outbox", "OutboxCorruptError", "OutboxEntry", "OutboxFullError"]
 
 _APPLICATION_ID = 0x4D324D4F  # "M2MO": an SQLite file of another program is not an outbox
 _VERSION = 1
@@ -52,7 +52,7 @@ class OutboxCorruptError(LocalFault):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class OutboxEntry:
     """One message; `seq` grows in the order of `put`."""
 
     seq: int
@@ -152,7 +152,7 @@ class Outbox:
                 "bytes", f"{self._path}: {self._bytes} of {self._bytes_max} bytes are waiting"
             )
 
-    def pending(self, after_seq: int = 0, limit: int = 100) -> list[Entry]:
+    def pending(self, after_seq: int = 0, limit: int = 100) -> list[OutboxEntry]:
         """The first `limit` entries after `after_seq`, in order."""
         with self._lock, self._named_errors():
             rows = self._db.execute(
@@ -163,7 +163,7 @@ class Outbox:
         for seq, digest, topic, payload, checksum in rows:
             if checksum != _checksum(digest, topic, payload):
                 raise self._corrupt(f"entry {seq} does not match its checksum")
-        return [Entry(*row[:4]) for row in rows]
+        return [OutboxEntry(*row[:4]) for row in rows]
 
     def done(self, digest: bytes) -> bool:
         """The receiver has answered: forgets the entry. Returns False if there was none."""
@@ -180,7 +180,7 @@ class Outbox:
         self._bytes -= row[0]
         return True
 
-    def exchange(self, fresh: Sequence[Entry], done: Sequence[bytes]) -> None:
+    def exchange(self, fresh: Sequence[OutboxEntry], done: Sequence[bytes]) -> None:
         """Forgets `done` and stores `fresh` with one sync to disk. `seq` is ignored, and known
         entries stay unchanged. All or nothing. Raises OutboxFullError."""
         with self._lock, self._named_errors():

@@ -6,11 +6,11 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.bridge.logins import Carrier, LoginChange
-from gateway.bridge.outbox import Entry
+from gateway.bridge.logins import CarrierCertificate, LoginChange
+from gateway.bridge.outbox import OutboxEntry
 from gateway.limits import RateLimiter
 
-__all__ = ["Limits", "Outside", "Writes"]
+__all__ = ["BridgeLimits", "Outside", "Writes"]
 
 
 class Outside(Protocol):
@@ -25,7 +25,7 @@ class Outside(Protocol):
     def change_login(self, change: LoginChange) -> None:
         """Adds or removes a login at the broker."""
 
-    def list_carrier(self, carrier: Carrier) -> None:
+    def list_carrier(self, carrier: CarrierCertificate) -> None:
         """Lists a device's certificate at the broker, then answers the device."""
 
     def answer_with_login(self, login: str, device: str, payload: bytes) -> None:
@@ -35,7 +35,7 @@ class Outside(Protocol):
         """Writes to the event log."""
 
 
-class Limits(msgspec.Struct, frozen=True):
+class BridgeLimits(msgspec.Struct, frozen=True):
     """The rates are checked in this order: of the last hop, which the broker vouches for; of a
     device behind it, by relay, so that no relay uses up another's share; of ledger copies, and of
     answers that are no longer cached; of events about refusals, by relay. At most
@@ -55,5 +55,5 @@ class Limits(msgspec.Struct, frozen=True):
 class Writes(msgspec.Struct, frozen=True):
     """Entries that the outbox must store, and may forget, before `written` is called."""
 
-    fresh: tuple[Entry, ...]
+    fresh: tuple[OutboxEntry, ...]
     done: tuple[bytes, ...]

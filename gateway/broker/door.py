@@ -208,7 +208,7 @@ class _Connection(ReaderAdapter):
         self._approved = head + body
         return True
 
-    def _check_login(self, connect: packets.Connect) -> None:
+    def _check_login(self, connect: packets.ConnectPacket) -> None:
         store, name = self._door.store, connect.client_id
         if name != connect.user_name:
             raise PeerFault("name-mismatch", "client id and user name must agree")
@@ -249,7 +249,7 @@ class _Connection(ReaderAdapter):
                 with refusing():
                     packet = packets.parse_packet(head[0], body)
                     self._check(packet)
-                if not isinstance(packet, packets.Publish):
+                if not isinstance(packet, packets.PublishPacket):
                     # amqtt answers each packet in a new task, without a limit.
                     await self._raw.drain()
                     return head + body
@@ -268,20 +268,20 @@ class _Connection(ReaderAdapter):
     def _check(self, packet: packets.Packet) -> None:
         """Raises PeerFault if the client must be disconnected."""
         match packet:
-            case packets.Publish(topic=topic, retain=retain):
+            case packets.PublishPacket(topic=topic, retain=retain):
                 if not self._door.store.allows(self.name, Action.PUBLISH, topic):
                     raise PeerFault("publish-denied", topic[:80])
                 if retain:
                     raise PeerFault("retain-denied", topic[:80])
-            case packets.Subscribe(filters=filters):
+            case packets.SubscribePacket(filters=filters):
                 if len(filters) > self._door.limits.filters_max:
                     raise PeerFault("too-many-filters", str(len(filters)))
-            case packets.Other():
+            case packets.OtherPacket():
                 pass
             case _:
                 assert_never(packet)
 
-    async def _publish(self, packet: packets.Publish) -> None:
+    async def _publish(self, packet: packets.PublishPacket) -> None:
         """Delivers, then acknowledges. amqtt acknowledges first, even publishes that it then
         denies, and queues without limit.
         """

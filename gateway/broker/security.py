@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from gateway.broker.store import CARRIER_ROLE, SecurityStore, acls_of
-from gateway.mqtt.topics import Role, grants
+from gateway.mqtt.topics import Role, access_rules
 
 __all__ = [
     "User",
@@ -89,7 +89,7 @@ def _role_name(user_name: str) -> str:
 
 def create_commands(user: User, net: str) -> list[dict[str, Any]]:
     """The commands that add `user` (see mosquitto's dynamic-security plugin)."""
-    acls = [msgspec.to_builtins(acl) for acl in acls_of(grants(user.role, net, user.node))]
+    acls = [msgspec.to_builtins(acl) for acl in acls_of(access_rules(user.role, net, user.node))]
     login: dict[str, Any] = {
         "command": "createClient",
         "username": user.name,

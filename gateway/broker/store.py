@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.mqtt.topics import Action, Grant, Role, covers
+from gateway.mqtt.topics import AccessRule, Action, Role, covers
 
 __all__ = ["CARRIER_ROLE", "SecurityFileError", "SecurityStore", "acls_of"]
 
@@ -108,7 +108,7 @@ class SecurityStore:
     path: Path
     _clients: dict[str, _Client] = field(default_factory=dict)
     _roles: dict[str, _RoleEntry] = field(default_factory=dict)
-    _grants: dict[str, tuple[Grant, ...]] = field(default_factory=dict)  # what the roles allow
+    _access_rules: dict[str, tuple[AccessRule, ...]] = field(default_factory=dict)  # by role
 
     @classmethod
     def load(cls, path: Path) -> SecurityStore:
@@ -148,9 +148,9 @@ class SecurityStore:
     def allows(self, name: str, action: Action, topic: str) -> bool:
         client = self._clients.get(name)
         return client is not None and any(
-            grant.action is action and covers(grant.pattern, topic)
+            rule.action is action and covers(rule.pattern, topic)
             for ref in client.roles
-            for grant in self._grants.get(ref.rolename, ())
+            for rule in self._access_rules.get(ref.rolename, ())
         )
 
     def apply(self, raw: object) -> str | None:
@@ -186,13 +186,13 @@ class SecurityStore:
         return None
 
     def _keep(self, role: _RoleEntry) -> None:
-        self._grants[role.rolename] = _grants_of(role.acls)
+        self._access_rules[role.rolename] = _rules_of(role.acls)
         self._roles[role.rolename] = role
 
     def _delete_role(self, name: str) -> str | None:
         if name not in self._roles:
             return "Role not found"
-        del self._roles[name], self._grants[name]
+        del self._roles[name], self._access_rules[name]
         return None
 
     def _create_client(self, command: _Command) -> str | None:
@@ -234,20 +234,20 @@ def _client_of(command: _Command) -> _Client:
     return client
 
 
-def _grants_of(acls: list[Acl]) -> tuple[Grant, ...]:
+def _rules_of(acls: list[Acl]) -> tuple[AccessRule, ...]:
     action_of = {types[0]: action for action, types in _ACL_TYPES.items()}
     for acl in acls:
         if acl.acltype not in (*action_of, "publishClientReceive") or not acl.allow:
             raise ValueError(f"ACL {acl.acltype} allow={acl.allow} is not supported here")
     return tuple(
-        Grant(action_of[acl.acltype], acl.topic) for acl in acls if acl.acltype in action_of
+        AccessRule(action_of[acl.acltype], acl.topic) for acl in acls if acl.acltype in action_of
     )
 
 
-def acls_of(held: tuple[Grant, ...]) -> list[Acl]:
-    """Grants as ACLs of the plugin."""
+def acls_of(held: tuple[AccessRule, ...]) -> list[Acl]:
+    """Access rules as ACLs of the plugin."""
     return [
-        Acl(acl_type, grant.pattern, allow=True)
-        for grant in held
-        for acl_type in _ACL_TYPES[grant.action]
+        Acl(acl_type, rule.pattern, allow=True)
+        for rule in held
+        for acl_type in _ACL_TYPES[rule.action]
     ]

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from chain.errors import PeerFault
 
 __all__ = [
-    "Connect",
-    "Other",
+    "ConnectPacket",
+    "OtherPacket",
     "Packet",
-    "Publish",
-    "Subscribe",
+    "PublishPacket",
+    "SubscribePacket",
     "connack",
     "parse_connect",
     "parse_packet",
@@ -32,7 +32,7 @@ ACCEPTED, BAD_VERSION, BAD_IDENTIFIER, BAD_PASSWORD, NOT_AUTHORISED = 0, 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Connect:
+class ConnectPacket:
     client_id: str
     user_name: str | None
     password: str | None = field(repr=False)
@@ -43,7 +43,7 @@ class Connect:
 
 
 @dataclass(frozen=True, slots=True)
-class Publish:
+class PublishPacket:
     topic: str
     packet_id: int | None
     retain: bool
@@ -51,16 +51,16 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
-class Subscribe:
+class SubscribePacket:
     filters: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Other:
+class OtherPacket:
     """PUBACK, UNSUBSCRIBE, PINGREQ or DISCONNECT: always allowed."""
 
 
-Packet = Publish | Subscribe | Other
+Packet = PublishPacket | SubscribePacket | OtherPacket
 
 
 class _Reader:
@@ -120,7 +120,7 @@ async def read_after(
     return head, await reader.readexactly(length)
 
 
-def parse_connect(first_byte: int, body: bytes) -> Connect:
+def parse_connect(first_byte: int, body: bytes) -> ConnectPacket:
     """Reads CONNECT (3.1). Raises PeerFault("not-connect" | "bad-version" | "bad-packet")."""
     if first_byte != _CONNECT << 4:
         raise PeerFault("not-connect", f"the first packet has type {first_byte >> 4}")
@@ -142,7 +142,7 @@ def parse_connect(first_byte: int, body: bytes) -> Connect:
     password = reader.text() if has_password else None
     reader.end()
     will_retain, clean_session = bool(flags & 0x20), bool(flags & 2)
-    return Connect(
+    return ConnectPacket(
         client_id, user_name, password, will_topic, will_retain, clean_session, keepalive_s
     )
 
@@ -156,7 +156,7 @@ def parse_packet(first_byte: int, body: bytes) -> Packet:
     match kind, flags:
         case (4, 0):  # PUBACK
             reader.number(2)
-            found: Packet = Other()
+            found: Packet = OtherPacket()
         case (8, 2):  # SUBSCRIBE
             found = _parse_subscribe(reader)
         case (10, 2):  # UNSUBSCRIBE
@@ -164,16 +164,16 @@ def parse_packet(first_byte: int, body: bytes) -> Packet:
             reader.text()
             while reader.left:
                 reader.text()
-            found = Other()
+            found = OtherPacket()
         case (12, 0) | (14, 0):  # PINGREQ, DISCONNECT
-            found = Other()
+            found = OtherPacket()
         case _:
             raise PeerFault("bad-packet", f"type {kind} with flags {flags:#x}")
     reader.end()
     return found
 
 
-def _parse_publish(flags: int, body: bytes) -> Publish:
+def _parse_publish(flags: int, body: bytes) -> PublishPacket:
     qos = flags >> 1 & 3
     if qos > 1:
         raise PeerFault("qos-2", "QoS 0 and 1 only")
@@ -182,10 +182,10 @@ def _parse_publish(flags: int, body: bytes) -> Publish:
     packet_id = reader.number(2) if qos else None
     if packet_id == 0 or (flags & 8 and not qos):  # 2.3.1, 3.3.1.1
         raise PeerFault("bad-packet", "packet identifier or DUP flag")
-    return Publish(topic, packet_id, bool(flags & 1), reader.take(reader.left))
+    return PublishPacket(topic, packet_id, bool(flags & 1), reader.take(reader.left))
 
 
-def _parse_subscribe(reader: _Reader) -> Subscribe:
+def _parse_subscribe(reader: _Reader) -> SubscribePacket:
     if reader.number(2) == 0:
         raise PeerFault("bad-packet", "packet identifier 0")
     filters: list[str] = []
@@ -193,7 +193,7 @@ def _parse_subscribe(reader: _Reader) -> Subscribe:
         filters.append(reader.text())
         if reader.number(1) > 2:
             raise PeerFault("bad-packet", "requested QoS")
-    return Subscribe(tuple(filters))
+    return SubscribePacket(tuple(filters))
 
 
 def connack(code: int) -> bytes:

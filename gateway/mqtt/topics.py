@@ -12,8 +12,8 @@ Nothing is retained: a broker keeps no message for later subscribers.
 SHA-256(SPKI). The broker checks that <relay> is the publisher, so the last hop of each message is
 known. A device without a relay is its own relay: `up/<device>/<device>/<kind>`.
 
-`grants` is the only table of permissions; `gateway.broker.security` hands it to both brokers. The
-payloads are in `gateway.bridge.edge`.
+`access_rules` is the only table of permissions; `gateway.broker.security` hands it to both brokers.
+The payloads are in `gateway.bridge.edge`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from chain.errors import Misuse, PeerFault
 __all__ = [
     "ADMIN_REQUEST",
     "ADMIN_RESPONSE",
+    "AccessRule",
     "Action",
-    "Grant",
-    "Head",
+    "HeadTopic",
     "Request",
     "Response",
     "Role",
     "Status",
     "Topic",
     "Up",
+    "access_rules",
     "covers",
-    "grants",
     "parse",
 ]
 
@@ -111,7 +111,7 @@ class Status(_Checked):
 
 
 @dataclass(frozen=True, slots=True)
-class Head(_Checked):
+class HeadTopic(_Checked):
     """The newest signed head of the chain."""
 
     net: str
@@ -120,7 +120,7 @@ class Head(_Checked):
         return f"{_ROOT}/{self.net}/chain/head"
 
 
-Topic = Up | Request | Response | Status | Head
+Topic = Up | Request | Response | Status | HeadTopic
 
 _PATTERN_OF = {"net": _NET, "relay": _NODE, "device": _NODE, "node": _NODE, "kind": _KIND}
 
@@ -143,7 +143,7 @@ def parse(text: str) -> Topic:
             case ["m2m", "1", net, "status", node]:
                 return Status(net, node)
             case ["m2m", "1", net, "chain", "head"]:
-                return Head(net)
+                return HeadTopic(net)
     except Misuse as wrong:  # here the text came from outside
         raise PeerFault("bad-topic", str(wrong)) from None
     raise PeerFault("bad-topic", repr(text))
@@ -171,7 +171,7 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class AccessRule:
     """One permission: `pattern` is a topic filter in MQTT's syntax."""
 
     action: Action
@@ -221,11 +221,11 @@ _TABLE: dict[Role, tuple[tuple[Action, str], ...]] = {
 }
 
 
-def grants(role: Role, net: str, node: str) -> tuple[Grant, ...]:
+def access_rules(role: Role, net: str, node: str) -> tuple[AccessRule, ...]:
     """Everything that `role` with id `node` may do in network `net`. Nothing else is allowed."""
     Status(net, node)  # checks both
     root = f"{_ROOT}/{net}"
-    return tuple(Grant(act, text.format(root=root, node=node)) for act, text in _TABLE[role])
+    return tuple(AccessRule(act, text.format(root=root, node=node)) for act, text in _TABLE[role])
 
 
 def covers(pattern: str, asked: str) -> bool:

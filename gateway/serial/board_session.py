@@ -9,11 +9,11 @@ subset of Python that MicroPython runs.
 from gateway.serial.frames import Frame, Noise, encode_frame, frame_body, no_tag
 from gateway.serial.seal import nonce_bytes, session_channel, suite_hmac
 from gateway.serial.session import (
-    Attempt,
+    BoardReading,
     Connected,
     End,
-    Reading,
-    Refused,
+    HandshakeAttempt,
+    RefusedFrame,
     fields_of,
     kind_ack,
     kind_board,
@@ -61,7 +61,7 @@ class BoardSession(End):
         key_version: int,
         boot: int,
         random: "Callable[[int], bytes]",
-        held: "list[Reading] | None" = None,
+        held: "list[BoardReading] | None" = None,
     ) -> None:
         super().__init__(key, random)
         assert 0 < len(board_id) <= name_chars_max, "name_chars_max"
@@ -69,20 +69,20 @@ class BoardSession(End):
         self._key_version = key_version
         self._boot = boot
         # The readings that wait for an acknowledgement, oldest first.
-        self.held: list[Reading] = (held or [])[-readings_held_max:]
+        self.held: list[BoardReading] = (held or [])[-readings_held_max:]
         self._number = 0
         # How many of `held`, counted from the oldest, are sent. The oldest was sent at `_sent_ms`.
         self._in_flight = 0
         self._sent_ms = 0
         self._resend_ms = resend_ms_min
 
-    def sample(self, values: tuple[int, ...], now_ms: int) -> Reading:
+    def sample(self, values: tuple[int, ...], now_ms: int) -> BoardReading:
         """Queues a reading, which is sent as soon as the host allows. If the queue is full, the
         oldest is dropped.
         """
         assert 0 < len(values) <= values_max, "values_max"
         self._number += 1
-        reading = Reading(self._boot, self._number, now_ms, values)
+        reading = BoardReading(self._boot, self._number, now_ms, values)
         if len(self.held) >= readings_held_max:
             self.held.pop(0)
             self._in_flight = max(0, self._in_flight - 1)
@@ -91,9 +91,9 @@ class BoardSession(End):
         self._pump(now_ms)
         return reading
 
-    def receive(self, data: bytes, now_ms: int) -> "list[Connected | Refused]":
+    def receive(self, data: bytes, now_ms: int) -> "list[Connected | RefusedFrame]":
         """Takes bytes of the line; returns the events in them."""
-        events: list[Connected | Refused] = []
+        events: list[Connected | RefusedFrame] = []
         for item in self._decoder.feed(data):
             if isinstance(item, Frame):
                 events.extend(self._on_frame(item, now_ms))
@@ -153,7 +153,7 @@ class BoardSession(End):
             self._hint("key-version")
             return self._refuse("key-version")
         nonce = self._random(nonce_bytes)
-        attempt = Attempt(frame.counter, now_ms, host_nonce + nonce, frame.body)
+        attempt = HandshakeAttempt(frame.counter, now_ms, host_nonce + nonce, frame.body)
         payload = encode([self._board_id, nonce, self._boot])
         body = frame_body(kind_board, suite_hmac, frame.counter, payload)
         attempt.extend(body)

@@ -14,11 +14,11 @@ from typing import Any
 from gateway.serial.frames import Frame, Text, encode_frame, frame_body, no_tag
 from gateway.serial.seal import frames_per_session_max, nonce_bytes, session_channel, suite_hmac
 from gateway.serial.session import (
-    Attempt,
+    BoardReading,
     Connected,
     End,
-    Reading,
-    Refused,
+    HandshakeAttempt,
+    RefusedFrame,
     fields_of,
     greeting_prefix,
     kind_ack,
@@ -64,7 +64,7 @@ class Taken:
     `uncertainty_ms`. Both are None for a reading of an earlier boot.
     """
 
-    reading: Reading
+    reading: BoardReading
     missed: int
     sampled_ms: int | None
     uncertainty_ms: int | None
@@ -77,7 +77,7 @@ class Console:
     text: str
 
 
-Event = Connected | Taken | Refused | Console
+Event = Connected | Taken | RefusedFrame | Console
 
 
 class HostSession(End):
@@ -126,7 +126,7 @@ class HostSession(End):
         nonce = self._random(nonce_bytes)
         payload = encode([nonce, self._host_id, self._key_version])
         body = frame_body(kind_hello, suite_hmac, self._attempts, payload)
-        self._attempt = Attempt(self._attempts, now_ms, nonce, body)
+        self._attempt = HandshakeAttempt(self._attempts, now_ms, nonce, body)
         # The 0x00 ends an unfinished frame that the board may still hold.
         self._out.extend(b"\x00" + encode_frame(body, no_tag))
 
@@ -294,7 +294,7 @@ class HostSession(End):
         drift_ms = max(0, now_ms - sampled_ms) * drift_ppm_max // 1_000_000
         return [Taken(reading, missed, sampled_ms, self._offset[1] + drift_ms)]
 
-    def _is_counted_again(self, reading: Reading) -> bool:
+    def _is_counted_again(self, reading: BoardReading) -> bool:
         """Whether it was sampled after an answer but has a number taken before that answer. Then it
         is of another boot with the same boot number, and would pass for a repetition."""
         if self._answered is None or reading.boot != self._boot:

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "Attempt",
+    "BoardReading",
     "Connected",
     "End",
-    "Reading",
-    "Refused",
+    "HandshakeAttempt",
+    "RefusedFrame",
     "reading_fields",
     "reading_of",
     "stray",
@@ -69,14 +69,14 @@ class Connected:
         self.boot = boot
 
 
-class Refused:
+class RefusedFrame:
     """A frame that is not part of this session; `reason` is a short stable word."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
 
-class Reading:
+class BoardReading:
     """One reading of the board. `values` are integers in the units of its sensor.
 
     `at_ms` counts from the board's boot number `boot`. `number` counts the readings of that boot
@@ -95,7 +95,7 @@ class Reading:
         return (self.boot, self.number)
 
 
-class Attempt:
+class HandshakeAttempt:
     """One run of messages 1 to 3, on either side."""
 
     def __init__(self, number: int, since_ms: int, nonces: bytes, body: bytes) -> None:
@@ -138,7 +138,7 @@ class End:
         self._out = bytearray()
         self._channel: Channel | None = None
         self._earlier: Channel | None = None
-        self._attempt: Attempt | None = None
+        self._attempt: HandshakeAttempt | None = None
         self._since_ms = 0
         # Refusals and noise by reason. These files define the reasons, so it stays small.
         self.counters: dict[str, int] = {}
@@ -159,7 +159,7 @@ class End:
 
     def _refuse(self, reason: str) -> "list[Any]":
         self._count(reason)
-        return [Refused(reason)]
+        return [RefusedFrame(reason)]
 
     def _say(self, kind: int, fields: "list[Any]") -> None:
         assert self._channel is not None
@@ -196,19 +196,19 @@ def stray(frame: Frame, own: tuple[int, ...], peers: tuple[int, ...]) -> str:
     return "" if frame.kind in peers else "bad-kind"
 
 
-def reading_fields(reading: Reading) -> "list[Any]":
+def reading_fields(reading: BoardReading) -> "list[Any]":
     """A reading as CBOR fields, for frames and for the board's journal."""
     return [reading.boot, reading.number, reading.at_ms, list(reading.values)]
 
 
-def reading_of(value: "Any") -> Reading:
+def reading_of(value: "Any") -> BoardReading:
     """The reverse of `reading_fields`. Raises CborError."""
     boot, number, at_ms, values = fields_of(value, int, int, int, list)
     if boot < 1 or number < 1 or not 0 < len(values) <= values_max:
         raise CborError("reading")
     if not all(isinstance(item, int) and -value_end <= item < value_end for item in values):
         raise CborError("reading")
-    return Reading(boot, number, at_ms, tuple(values))
+    return BoardReading(boot, number, at_ms, tuple(values))
 
 
 def fields_of(value: "Any", *types: type) -> "Any":

@@ -27,8 +27,7 @@ from chain.ledger.statement import OK
 from gateway.bridge.outbox import OutboxFullError
 from gateway.serial.host_session import Console, HostSession, Taken
 from gateway.serial.port import BoardPort
-from gateway.serial.session import Connected
-from gateway.serial.session import Refused as RefusedFrame
+from gateway.serial.session import Connected, RefusedFrame
 from gateway.serial.uart import BoardEvent, BoardLink, Disconnected, Gap
 from gateway.tasks import Tasks, first_of
 from nodes.device.device import STALE, Device, Refused

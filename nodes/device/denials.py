@@ -12,7 +12,7 @@ from cryptography import x509
 from chain.keys import Es256
 from chain.proofs.denial import check_verdicts, ended_by
 from chain.proofs.proof import ProofVerifier, decode_proof
-from gateway.bridge.edge import Denied
+from gateway.bridge.edge import Denial
 
 __all__ = ["certificate_end_us", "is_proven"]
 
@@ -21,7 +21,7 @@ __all__ = ["certificate_end_us", "is_proven"]
 _ON_THE_CHAIN = frozenset({"replay", "known-node"})
 
 
-def is_proven(denied: Denied, proofs: ProofVerifier, network: bytes, node: bytes) -> bool:
+def is_proven(denied: Denial, proofs: ProofVerifier, network: bytes, node: bytes) -> bool:
     """Whether the record that ended the key of `node`, or f+1 replicas, say the same as the denial.
     Raises PeerFault for a false proof."""
     if denied.record is not None:

@@ -35,7 +35,7 @@ from chain.proofs.client import SealedBlock, decode_range
 from chain.proofs.proof import Proof, ProofVerifier, check_seals, decode_proof
 from gateway.bridge.edge import (
     NOT_YET,
-    Denied,
+    Denial,
     Part,
     RequestKind,
     admitted_codec,
@@ -46,14 +46,13 @@ from gateway.bridge.outbox import Outbox
 from gateway.broker.credentials import open_password
 from gateway.hops import NO_TRACE, Hop, Trace
 from gateway.mqtt.client import Message, MqttClient, MqttSettings, Presence
-from gateway.mqtt.topics import Head as HeadTopic
-from gateway.mqtt.topics import Response, parse
+from gateway.mqtt.topics import HeadTopic, Response, parse
 from gateway.refusing import refusing
 from gateway.tasks import set_within
 from nodes.device.denials import certificate_end_us, is_proven
 from nodes.device.login import Login
 from nodes.device.state import DeviceState
-from nodes.device.vouchers import Voucher, load_voucher
+from nodes.device.vouchers import VoucherSigner, load_voucher
 from nodes.disk import write_atomically
 from nodes.edge_config import DeviceConfig
 from nodes.events import CountedEvents, EventLog
@@ -261,7 +260,7 @@ class Device:
                 self._head = digest(claim.head)
         return self._head
 
-    def _access_request(self, voucher: Voucher) -> Callable[[int], Enrol]:
+    def _access_request(self, voucher: VoucherSigner) -> Callable[[int], Enrol]:
         statement = voucher_statement(self.genesis.network, self.signer.public, self.head)
         request = Enrol(
             network=self.genesis.network,
@@ -385,7 +384,7 @@ class Device:
             case _:
                 raise PeerFault("bad-kind", kind)
 
-    def _on_denied(self, denied: Denied) -> None:
+    def _on_denied(self, denied: Denial) -> None:
         """Only a proven denial is an answer. Anything else is a hint: the request goes on. This
         holds for a stale head too: if the request is on the chain after all, a new one would be
         refused for good, because its key is known."""
@@ -393,12 +392,12 @@ class Device:
         if operation is None:
             return
         if self._is_proven(denied, operation):
-            self._settle(denied.id, Refused(denied.layer, denied.reason))
+            self._deliver(denied.id, Refused(denied.layer, denied.reason))
         else:
             said = {"layer": denied.layer, "reason": denied.reason}
             self._denied_unproven.add(*said.values(), **said)
 
-    def _is_proven(self, denied: Denied, operation: Operation) -> bool:
+    def _is_proven(self, denied: Denial, operation: Operation) -> bool:
         """Judges the denial by its proof, or by this device's own knowledge. Raises PeerFault for a
         false proof."""
         if denied.reason == "counter":
@@ -419,9 +418,9 @@ class Device:
         if statement.request in self._answers:
             self._proof = self._proofs.complete(proof.record)
             self._sealed_password = sealed_password or self._sealed_password
-        self._settle(statement.request, statement)
+        self._deliver(statement.request, statement)
 
-    def _settle(self, request: bytes, answer: Answer) -> None:
+    def _deliver(self, request: bytes, answer: Answer) -> None:
         waiting = self._answers.get(request)
         if waiting is not None and not waiting.done():
             self._trace.request(Hop.ANSWERED, request)

@@ -18,7 +18,7 @@ import msgspec
 from chain.keys import digest
 from chain.ledger.operations import Data
 from chain.ledger.statement import OK
-from gateway.bridge.outbox import Entry, Outbox, OutboxFullError
+from gateway.bridge.outbox import Outbox, OutboxEntry, OutboxFullError
 from nodes.device.device import Answer, Device, Refused
 from nodes.device.login import Login
 from nodes.events import EventLog
@@ -135,7 +135,7 @@ class Sender:
                 continue
             await self._send(login, entries[0])
 
-    async def _send(self, login: Login, entry: Entry) -> None:
+    async def _send(self, login: Login, entry: OutboxEntry) -> None:
         reading = msgspec.json.decode(entry.payload, type=Reading)
         late = asyncio.get_running_loop().call_later(
             max(0.0, self._timeout_ms / 1000 - _age_s(reading)), self._late, reading
@@ -199,7 +199,7 @@ def _place(reading: Reading) -> tuple[str, tuple[int, int]] | None:
     return reading.board, (reading.boot, reading.number)
 
 
-def _highest(entries: Iterable[Entry]) -> dict[str, tuple[int, int]]:
+def _highest(entries: Iterable[OutboxEntry]) -> dict[str, tuple[int, int]]:
     readings = (msgspec.json.decode(entry.payload, type=Reading) for entry in entries)
     places = sorted(place for each in readings if (place := _place(each)) is not None)
     return dict(places)  # of one board, the last counts

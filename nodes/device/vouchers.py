@@ -22,7 +22,14 @@ from chain.ledger.possession import factory_key
 from gateway.broker.security import User, bootstrap_user
 from nodes.keygen import load_key
 
-__all__ = ["FACTORY_CHAIN", "FACTORY_KEY", "Voucher", "factory_user", "load_voucher", "read_chain"]
+__all__ = [
+    "FACTORY_CHAIN",
+    "FACTORY_KEY",
+    "VoucherSigner",
+    "factory_user",
+    "load_voucher",
+    "read_chain",
+]
 
 FACTORY_KEY = "key.pem"
 FACTORY_CHAIN = "chain.pem"
@@ -30,7 +37,7 @@ CHAIN_CERTIFICATES_MAX = 3
 CERTIFICATE_BYTES_MAX = 2048
 
 
-class Voucher(msgspec.Struct, frozen=True):
+class VoucherSigner(msgspec.Struct, frozen=True):
     """`user` is the login that it stands for. `chain` is empty for a token."""
 
     signer: Es256Signer
@@ -45,16 +52,16 @@ class Voucher(msgspec.Struct, frozen=True):
         return Token(key=self.signer.public, signature=signature)
 
 
-def load_voucher(key: Path, chain: Path | None) -> Voucher:
+def load_voucher(key: Path, chain: Path | None) -> VoucherSigner:
     """Raises OSError, and ValueError naming the file and what is wrong with it."""
     private = load_key(key)
     signer = Es256Signer(private)
     if chain is None:
-        return Voucher(signer, bootstrap_user(digest(signer.public), key.read_bytes()))
+        return VoucherSigner(signer, bootstrap_user(digest(signer.public), key.read_bytes()))
     certificates = read_chain(chain.read_bytes(), str(chain))
     if factory_key(certificates[0]) != spki_of(private.public_key()):
         raise ValueError(f"{chain}: its first certificate is not of the key in {key}")
-    return Voucher(signer, factory_user(certificates[0]), certificates)
+    return VoucherSigner(signer, factory_user(certificates[0]), certificates)
 
 
 def read_chain(pem: bytes, where: str) -> tuple[bytes, ...]:

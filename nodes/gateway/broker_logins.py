@@ -20,8 +20,8 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from gateway.bridge.login_queue import LoginQueue, Waiting
-from gateway.bridge.logins import Carrier, LoginChange
+from gateway.bridge.login_queue import LoginQueue, QueuedChange
+from gateway.bridge.logins import CarrierCertificate, LoginChange
 from gateway.broker.port import BrokerAdmin, BrokerAdminError
 from gateway.mqtt.client import BrokerUnavailableError
 from gateway.tasks import set_within
@@ -29,7 +29,7 @@ from nodes.disk import write_atomically
 from nodes.events import CountedEvents
 from nodes.ports import Events
 
-__all__ = ["BrokerLogins", "Chain", "done_height"]
+__all__ = ["BrokerLogins", "FollowedChain", "done_height"]
 
 RETRY_S = 0.2
 
@@ -38,7 +38,7 @@ class _Cursor(msgspec.Struct):
     height: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-class Chain(Protocol):
+class FollowedChain(Protocol):
     """What this gateway knows of the ledger (`gateway.bridge.follower`)."""
 
     @property
@@ -66,17 +66,17 @@ class BrokerLogins:
         self,
         path: Path,
         *,
-        chain: Callable[[], Chain],
+        follower: Callable[[], FollowedChain],
         answer: Callable[[str, str, bytes], None],
         events: Events,
     ) -> None:
         self._path = path
-        self._chain = chain
+        self._follower = follower
         self._answer = answer
         self._events = events
         self._failures = CountedEvents(events, "login-failed")
         self._queue = LoginQueue()
-        self._carriers: dict[str, Carrier] = {}
+        self._carriers: dict[str, CarrierCertificate] = {}
         self._answers: dict[str, tuple[str, bytes]] = {}  # (device, payload), by login
         self._listed: dict[str, str] = {}  # the certificates that the broker has
         self._wake = asyncio.Event()
@@ -98,7 +98,7 @@ class BrokerLogins:
         else:
             self._answer(device, "admitted", payload)
 
-    def list_carrier(self, carrier: Carrier) -> None:
+    def list_carrier(self, carrier: CarrierCertificate) -> None:
         """Lists a checked certificate and answers "carrier"; at once if it is listed."""
         if self._listed.get(carrier.name) == carrier.pem:
             self._answer(carrier.name, "carrier", carrier.digest)
@@ -109,7 +109,7 @@ class BrokerLogins:
     @property
     def settled(self) -> int:
         """Up to which block the broker has all changes on its disk."""
-        return self._queue.settled(self._chain().height)
+        return self._queue.settled(self._follower().height)
 
     async def mark(self) -> None:
         """Notes `settled` durably. Raises OSError."""
@@ -124,13 +124,13 @@ class BrokerLogins:
         while True:
             self._wake.clear()
             if self._queue.connected(admin.connection):
-                self._chain().doubt()
+                self._follower().doubt()
                 self._listed.clear()  # devices whose certificates are asked for list them again
             try:
                 busy = await self._make_next(admin)
             except (BrokerAdminError, BrokerUnavailableError) as error:
                 self._failures.add(reason=str(error))
-                self._chain().doubt()
+                self._follower().doubt()
                 await asyncio.sleep(RETRY_S)
                 continue
             if busy:
@@ -140,7 +140,7 @@ class BrokerLogins:
     async def _make_next(self, admin: BrokerAdmin) -> bool:
         """One message to the broker, the most urgent. False if nothing can be done now."""
         asked_s = time.monotonic()
-        changes = self._queue.next(asked_s, may_add=self._chain().is_current)
+        changes = self._queue.next(asked_s, may_add=self._follower().is_current)
         if changes is None:
             if not self._carriers:
                 return False
@@ -154,7 +154,7 @@ class BrokerLogins:
             self._on_made(each, now_s)
         return True
 
-    def _on_made(self, made: Waiting, now_s: float) -> None:
+    def _on_made(self, made: QueuedChange, now_s: float) -> None:
         if not made.again:
             kind = "expelled" if made.user is None else "login"
             latency_ms = (now_s - made.since_s) * 1e3
@@ -163,7 +163,7 @@ class BrokerLogins:
             device, payload = self._answers.pop(made.name)
             self._answer(device, "admitted", payload)
 
-    async def _list(self, admin: BrokerAdmin, carrier: Carrier) -> None:
+    async def _list(self, admin: BrokerAdmin, carrier: CarrierCertificate) -> None:
         await admin.carry(carrier.name, carrier.pem)
         if self._carriers.get(carrier.name) != carrier:
             return  # replaced or removed meanwhile

@@ -23,15 +23,15 @@ from chain.genesis import Genesis
 from chain.keys import Es256
 from gateway.bridge.block_store import BlockStore
 from gateway.bridge.bridge import Bridge
-from gateway.bridge.logins import Carrier, LoginChange
+from gateway.bridge.logins import CarrierCertificate, LoginChange
 from gateway.bridge.outbox import Outbox, OutboxFullError
-from gateway.bridge.ports import Limits
+from gateway.bridge.ports import BridgeLimits
 from gateway.broker.port import DynamicSecurityAdmin
 from gateway.broker.security import user_name
 from gateway.hops import NO_TRACE, Trace
 from gateway.limits import RateLimiter
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient, Presence
-from gateway.mqtt.topics import Head, Response, Role, Status
+from gateway.mqtt.topics import HeadTopic, Response, Role, Status
 from gateway.refusing import LocalFault
 from gateway.tasks import Tasks, first_of
 from nodes.around import EdgeAround
@@ -89,7 +89,7 @@ class GatewayProcess:
         cursor = Path(config.copy).with_suffix(".logins.json")
         self._logins = BrokerLogins(
             cursor,
-            chain=lambda: self._bridge.chain,
+            follower=lambda: self._bridge.follower,
             answer=self.answer,
             events=events,
         )
@@ -106,18 +106,18 @@ class GatewayProcess:
             kept=self._kept.load(),
             trace=trace,
         )
-        self._kept_height = self._bridge.chain.resumed_height
+        self._kept_height = self._bridge.follower.resumed_height
         self._packed: tuple[int, bytes] | None = None  # a state to be kept, and its height
         self._links = ReplicaLinks(
             config,
-            self._bridge.chain,
+            self._bridge.follower,
             events,
             self._bridge.on_seal,
             self._bridge.on_denied,
             put_around=around.wire,
         )
         net = self._bridge.net
-        self._head_topic = str(Head(net))
+        self._head_topic = str(HeadTopic(net))
         self._client = around.client(
             config.broker.login(
                 user_name(Role.GATEWAY, config.node),
@@ -139,7 +139,7 @@ class GatewayProcess:
     @property
     def height(self) -> int:
         """The newest final block."""
-        return self._bridge.chain.height
+        return self._bridge.follower.height
 
     def metrics(self) -> Iterator[Metric]:
         """Metrics for Prometheus. Called from another thread."""
@@ -183,7 +183,7 @@ class GatewayProcess:
         await self._client.ready()
         await self._admin_client.ready()
         write_ready(self._config.ready, {})
-        self.emit("started", height=self._bridge.chain.height, owed=self._bridge.waiting)
+        self.emit("started", height=self._bridge.follower.height, owed=self._bridge.waiting)
         await stopping.wait()
 
     # --- bridge.Outside ---------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class GatewayProcess:
     def change_login(self, change: LoginChange) -> None:
         self._logins.change(change)
 
-    def list_carrier(self, carrier: Carrier) -> None:
+    def list_carrier(self, carrier: CarrierCertificate) -> None:
         self._logins.list_carrier(carrier)
 
     def answer_with_login(self, login: str, device: str, payload: bytes) -> None:
@@ -258,7 +258,7 @@ class GatewayProcess:
         announced, announced_s = b"", 0.0
         while True:
             await asyncio.sleep(TICK_S)
-            head = self._bridge.chain.head
+            head = self._bridge.follower.head
             if head == announced and time.monotonic() - announced_s < ANNOUNCE_S:
                 continue
             with contextlib.suppress(BrokerUnavailableError):
@@ -290,7 +290,7 @@ class GatewayProcess:
     async def keep(self) -> None:
         """Keeps the verified state for the next start, if enough of it is new and its logins are on
         the broker's disk. Notes how far the logins are."""
-        height = self._bridge.chain.height
+        height = self._bridge.follower.height
         if self._packed is None and height - self._kept_height >= KEEP_BLOCKS:
             self._packed = height, self._kept.pack(self._bridge.state)
         # If the disk is full, only the next start takes longer.
@@ -304,9 +304,9 @@ class GatewayProcess:
                 await asyncio.to_thread(self._kept.write, state)
 
 
-def _limits(config: GatewayConfig) -> Limits:
+def _limits(config: GatewayConfig) -> BridgeLimits:
     limits = config.limits
-    return Limits(
+    return BridgeLimits(
         relays=limits.relays(),
         devices=limits.devices(),
         syncs=limits.limiter(limits.sync_rate_per_s, limits.sync_burst),

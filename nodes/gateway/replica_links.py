@@ -42,14 +42,14 @@ class ReplicaLinks:
     def __init__(
         self,
         config: GatewayConfig,
-        chain: Follower,
+        follower: Follower,
         events: Events,
         on_seal: Callable[[Seal], int],
         on_denied: Callable[[int, Denied], None],
         *,
         put_around: Callable[[Wire], Wire] = lambda wire: wire,
     ) -> None:
-        self._chain = chain
+        self._follower = follower
         self._events = events
         self._link_events = LimitedEvents(events)
         self._faults = CountedEvents(events, "replica-fault")
@@ -109,9 +109,9 @@ class ReplicaLinks:
         for replica in self._ahead | silent:
             self._subscribe(replica)
         self._ahead.clear()
-        chain = self._chain
+        follower = self._follower
         replaced = self._sources.judge(
-            self._connected, chain.height, chain.claimed, chain.brought, now_s
+            self._connected, follower.height, follower.claimed, follower.brought, now_s
         )
         if replaced is not None:
             self._events.emit("source", replica=replaced[1], instead_of=replaced[0])
@@ -122,7 +122,7 @@ class ReplicaLinks:
     def _connected(self) -> list[int]:
         """The replicas that may be block sources."""
         parties = [party for party in self._wire.connected if isinstance(party, int)]
-        return sorted(set(parties) - self._chain.removed)
+        return sorted(set(parties) - self._follower.removed)
 
     def _on_frame(self, party: Party, frame: bytes) -> None:
         assert isinstance(party, int), "only replicas are dialled"
@@ -145,12 +145,12 @@ class ReplicaLinks:
 
     def _on_replica_seal(self, seal: Seal) -> None:
         self._heard_s[seal.replica] = time.monotonic()
-        if not self._on_seal(seal) and self._chain.too_far(seal):
+        if not self._on_seal(seal) and self._follower.too_far(seal):
             self._ahead.add(seal.replica)
         self._views[seal.replica] = seal.view
-        membership = self._chain.tracker.membership
+        membership = self._follower.tracker.membership
         # f+1 of them say so: at least one honest replica is that far.
-        views = [view for who, view in self._views.items() if who not in self._chain.removed]
+        views = [view for who, view in self._views.items() if who not in self._follower.removed]
         believed = sorted(views, reverse=True)
         self._primary = membership.primary(believed[min(len(believed), membership.quorum.weak) - 1])
 
@@ -159,11 +159,11 @@ class ReplicaLinks:
         self._link_events.emit(party, "link", replica=party, up=up, reason=reason)
         if not up:
             self._heard_s.pop(party, None)
-        fresh = self._sources.fill(self._connected, self._chain.brought)
+        fresh = self._sources.fill(self._connected, self._follower.brought)
         for replica in {*fresh, party} if up else set(fresh):
             self._subscribe(replica)
 
     def _subscribe(self, replica: int) -> None:
         self._heard_s[replica] = time.monotonic()
-        request = Subscribe(self._chain.height + 1, replica in self._sources)
+        request = Subscribe(self._follower.height + 1, replica in self._sources)
         self._send(replica, encode(request))

@@ -9,15 +9,15 @@ from nodes.edge_config import BrokerAddress, FilePath, GatewayLimits, Hex32, Mil
 
 __all__ = [
     "DeviceConfig",
+    "DeviceToken",
+    "DeviceTokens",
     "GatewayConfig",
     "GatewayPassword",
     "ProviderConfig",
-    "Token",
-    "Tokens",
 ]
 
 
-class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DeviceToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a device is handed before it enrols (a 0600 JSON file): its name, which is also its
     login at the broker, the password there, and the key that it enrols with."""
 
@@ -26,7 +26,7 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     key: Hex32
 
 
-class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DeviceTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The provider's list (a 0600 JSON file): the token's key (hex) of each device, by name."""
 
     keys: dict[Hex32, Hex32]
@@ -39,8 +39,8 @@ class GatewayPassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class ProviderConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`passwords` is a 0600 JSON file: Tokens. `store` has the readings, `escrow` the keys of all
-    devices."""
+    """`passwords` is a 0600 JSON file: DeviceTokens. `store` has the readings, `escrow` the keys of
+    all devices."""
 
     key: FilePath
     certificate: FilePath
@@ -65,8 +65,8 @@ class GatewayConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class DeviceConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`voucher` is a 0600 JSON file: Token. `state` keeps the key that the provider made. `go`
-    appears when the run starts (`nodes.device.workload`)."""
+    """`voucher` is a 0600 JSON file: DeviceToken. `state` keeps the key that the provider made.
+    `go` appears when the run starts (`nodes.device.workload`)."""
 
     net: str
     state: FilePath

@@ -25,7 +25,7 @@ from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.metrics import serving_metrics
 from nodes.process import arguments, housekeeping, run, write_ready
 from nodes.provider.config import GatewayConfig, GatewayPassword
-from nodes.provider.links import Links
+from nodes.provider.links import PeerLinks
 from nodes.provider.protocol import ANSWER
 
 __all__ = ["main"]
@@ -47,7 +47,7 @@ class GatewayProcess:
         self._client = MqttClient(
             config.broker.login(user, password, (f"m2m/1/{config.net}/up/+/+/+",))
         )
-        self._links = Links(
+        self._links = PeerLinks(
             config.key,
             config.certificate,
             {provider.replica: provider.certificate},

@@ -14,10 +14,10 @@ from nodes.provider.protocol import Carried, carried_codec
 from nodes.wire.inbox import Arrivals
 from nodes.wire.tls_wire import TlsWire
 
-__all__ = ["Links"]
+__all__ = ["PeerLinks"]
 
 
-class Links:
+class PeerLinks:
     """`certificates` (PEM) of the other ends, and where to `dial` those that we connect to."""
 
     def __init__(

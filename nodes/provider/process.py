@@ -24,11 +24,11 @@ from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.metrics import Metric, one, serving_metrics
 from nodes.ports import Party
 from nodes.process import arguments, housekeeping, run, write_ready
-from nodes.provider.config import ProviderConfig, Tokens
-from nodes.provider.links import Links
+from nodes.provider.config import DeviceTokens, ProviderConfig
+from nodes.provider.links import PeerLinks
 from nodes.provider.protocol import Carried, answer_codec, call_codec
 from nodes.provider.service import Service
-from nodes.provider.store import Escrow, Readings
+from nodes.provider.store import Escrow, ReadingStore
 
 __all__ = ["main"]
 
@@ -41,10 +41,10 @@ class ProviderProcess:
         self._events = events
         self._faults = CountedEvents(events, "peer-fault")
         self._escrow = Escrow(Path(config.escrow))
-        self._readings = Readings(Path(config.store))
+        self._readings = ReadingStore(Path(config.store))
         self._service = Service(tokens, self._escrow, self._readings, events)
         certificates: dict[Party, str] = {each.name: each.certificate for each in config.clients}
-        self._links = Links(config.key, config.certificate, certificates, {}, events)
+        self._links = PeerLinks(config.key, config.certificate, certificates, {}, events)
 
     async def run(self, stopping: asyncio.Event) -> None:
         listen = self._config.listen
@@ -104,7 +104,7 @@ def main() -> None:
     args = arguments("nodes.provider.process", __doc__)
     try:
         config = load_config(args.config, ProviderConfig)
-        known = load_secrets(Path(config.passwords), Tokens).keys
+        known = load_secrets(Path(config.passwords), DeviceTokens).keys
     except ConfigError as error:
         fail(EXIT_BAD_CONFIG, str(error))
     tokens = {device: bytes.fromhex(key) for device, key in known.items()}

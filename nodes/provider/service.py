@@ -16,7 +16,7 @@ from nodes.provider.protocol import (
     request_id,
     seal_key,
 )
-from nodes.provider.store import Escrow, Reading, Readings
+from nodes.provider.store import Escrow, ReadingStore, StoredReading
 
 __all__ = ["Service"]
 
@@ -26,7 +26,7 @@ class Service:
     durable after `commit`; only then may its answers leave."""
 
     def __init__(
-        self, tokens: Mapping[str, bytes], escrow: Escrow, readings: Readings, events: Events
+        self, tokens: Mapping[str, bytes], escrow: Escrow, readings: ReadingStore, events: Events
     ) -> None:
         self._tokens = tokens
         self._escrow = escrow
@@ -66,7 +66,9 @@ class Service:
         if call.kind == "enrol" and self._escrow.key(device) is None:
             self._escrow.keep(device, secrets.token_bytes(KEY_BYTES))
         self._readings.add(
-            Reading(device, call.counter, self.height + 1, now_us, call.kind, call.body, call.mac)
+            StoredReading(
+                device, call.counter, self.height + 1, now_us, call.kind, call.body, call.mac
+            )
         )
         self._taken += 1
         self._requested(device, call, "accepted")

@@ -18,7 +18,7 @@ import msgspec
 
 from nodes.exits import Trouble
 
-__all__ = ["SCHEMA", "Escrow", "Reading", "Readings", "read_readings"]
+__all__ = ["SCHEMA", "Escrow", "ReadingStore", "StoredReading", "read_readings"]
 
 SCHEMA = "testbed.provider/1"
 _ESCROW = "CREATE TABLE IF NOT EXISTS keys (device TEXT PRIMARY KEY, key BLOB NOT NULL)"
@@ -34,7 +34,7 @@ Whole = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 ROW_BYTES_MIN = 96  # a name and a MAC
 
 
-class Reading(msgspec.Struct, frozen=True, array_like=True):
+class StoredReading(msgspec.Struct, frozen=True, array_like=True):
     """A device's call that the provider took: a row of `readings`. An enrolment has counter 0."""
 
     device: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -69,7 +69,7 @@ class Escrow:
         self._db.close()
 
 
-class Readings:
+class ReadingStore:
     """The taken readings, in batches: those that came together are made durable together."""
 
     def __init__(self, path: Path) -> None:
@@ -92,7 +92,7 @@ class Readings:
         row = self._db.execute(query, (device, counter)).fetchone()
         return None if row is None else row[0]
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reading: StoredReading) -> None:
         """It is durable after `commit`."""
         row = msgspec.structs.astuple(reading)
         self._db.execute("INSERT INTO readings VALUES (?, ?, ?, ?, ?, ?, ?)", row)
@@ -106,7 +106,7 @@ class Readings:
         self._db.close()
 
 
-def read_readings(path: Path) -> Iterator[Reading]:
+def read_readings(path: Path) -> Iterator[StoredReading]:
     """The readings of a collected file, oldest batch first. Raises sqlite3.Error, also for a file
     that somebody made up."""
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
@@ -118,7 +118,7 @@ def read_readings(path: Path) -> Iterator[Reading]:
         query = "SELECT * FROM readings ORDER BY batch, device, counter"
         rows_max = path.stat().st_size // ROW_BYTES_MIN  # a made-up table may have no end
         for row in islice(database.execute(query), rows_max):
-            yield msgspec.convert(row, Reading)
+            yield msgspec.convert(row, StoredReading)
     except msgspec.ValidationError as error:
         raise sqlite3.DatabaseError(f"{path}: {error}") from error
     finally:

@@ -146,7 +146,7 @@ class Driver:
         """Once, before any step."""
         self._carry_out(self._core.start(self._clock.now_us()))
         self._answer()
-        self.settle()
+        self.persist_and_send()
 
     def handle(
         self,
@@ -155,7 +155,8 @@ class Driver:
         fired: Iterable[str] = (),
     ) -> None:
         """Carries out `effects` (the endorser's), then handles timers that fired, then all inputs.
-        Messages wait for `settle`, or for `commit` and `release`. Raises StoreFull, Damaged."""
+        Messages wait for `persist_and_send`, or for `commit` and `release`. Raises StoreFull,
+        Damaged."""
         now_us = self._clock.now_us()
         if effects:
             self._carry_out(effects)
@@ -202,7 +203,7 @@ class Driver:
         if self._answers:
             self._answer()
 
-    def settle(self) -> None:
+    def persist_and_send(self) -> None:
         """Persist, then send. Raises StoreFull before anything is sent."""
         self.commit()
         self.release()

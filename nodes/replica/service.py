@@ -190,10 +190,11 @@ class Service:
         """Handles timers that fired and frames that were verified; persists, then sends. Raises
         StoreFull, Damaged."""
         self.handle(arrived, fired)
-        self.driver.settle()
+        self.driver.persist_and_send()
 
     def handle(self, arrived: Iterable[tuple[Party, Verified]], fired: Sequence[str] = ()) -> None:
-        """The first half of a step. `driver.settle`, or `commit` and `release`, is the other."""
+        """The first half of a step. The other is `driver.persist_and_send`, or `commit` and
+        `release`."""
         inputs: list[Input] = []
         effects: list[Effect] = []
         for party, verified in arrived:

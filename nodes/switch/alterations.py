@@ -17,7 +17,7 @@ from chain.errors import PeerFault
 from chain.keys import SIGNATURE_BYTES, Es256Signer
 from chain.ledger.envelope import Opened, read_operation, sign_operation
 from chain.ledger.operations import Data, Enrol, Operation
-from gateway.bridge.edge import Denied, denied_codec
+from gateway.bridge.edge import Denial, denied_codec
 from gateway.refusing import refusing
 
 __all__ = ["altered", "downgraded", "false_answer", "request_of"]
@@ -57,7 +57,7 @@ def false_answer(request: bytes, receipt: bytes, of: bytes, rng: Random) -> tupl
         case "bit":
             return "receipt", _bit(receipt.replace(of, request), rng)[0]
     reason = rng.choice(("revoked", "unknown-node", "service", "expired"))
-    return "denied", denied_codec.encode(Denied(id=request, layer="group", reason=reason))
+    return "denied", denied_codec.encode(Denial(id=request, layer="group", reason=reason))
 
 
 def request_of(body: bytes) -> bytes | None:

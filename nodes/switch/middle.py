@@ -26,7 +26,7 @@ import msgspec
 from chain.errors import PeerFault
 from gateway.bridge.edge import Stamped, ask_codec, stamped_codec
 from gateway.mqtt.link import MqttSettings
-from gateway.mqtt.packets import Publish, parse_packet, puback, read_after
+from gateway.mqtt.packets import PublishPacket, parse_packet, puback, read_after
 from gateway.mqtt.topics import Request, Response, Topic, Up, parse
 from gateway.tasks import Tasks
 from nodes.switch.alterations import altered, downgraded, false_answer, request_of
@@ -124,7 +124,7 @@ class MiddleSeam:
     async def _pass_up(
         self,
         packet: bytes,
-        publish: Publish | None,
+        publish: PublishPacket | None,
         broker: asyncio.StreamWriter,
         back: asyncio.StreamWriter,
     ) -> None:
@@ -174,7 +174,7 @@ class MiddleSeam:
                 device.write(packet)
                 await device.drain()
 
-    def _reflect(self, up: asyncio.StreamWriter, answer: Publish) -> None:
+    def _reflect(self, up: asyncio.StreamWriter, answer: PublishPacket) -> None:
         """An answer of the gateway, sent to it as this device's request."""
         topic = _topic(answer)
         if isinstance(topic, Response):
@@ -183,14 +183,14 @@ class MiddleSeam:
             to = str(Up(topic.net, topic.device, topic.device, "op"))
             self._send(up, to, payload, body, "reflected")
 
-    def _keep_receipt(self, answer: Publish) -> None:
+    def _keep_receipt(self, answer: PublishPacket) -> None:
         """Keeps a receipt together with the request that it is for."""
         if answer.topic.endswith("/receipt"):
             of = next((each for each in self._asked if each in answer.payload), None)
             if of is not None:
                 self._receipt = answer.payload, of
 
-    def _answer(self, device: asyncio.StreamWriter, publish: Publish, body: bytes) -> None:
+    def _answer(self, device: asyncio.StreamWriter, publish: PublishPacket, body: bytes) -> None:
         """Answers the device in the gateway's place."""
         order, topic, request = self._order, _topic(publish), request_of(body)
         if order is None or request is None or not isinstance(topic, Request | Up):
@@ -223,23 +223,23 @@ class MiddleSeam:
                 log.write(json.dumps(line) + "\n")
 
 
-async def _read_packet(reader: asyncio.StreamReader) -> tuple[bytes, Publish | None]:
+async def _read_packet(reader: asyncio.StreamReader) -> tuple[bytes, PublishPacket | None]:
     """One MQTT packet as it stands on the wire, and what it says if it is a PUBLISH."""
     head, body = await read_after(await reader.readexactly(1), reader, PACKET_BYTES_MAX)
     publish = None
     if head[0] >> 4 == 3:
         with contextlib.suppress(PeerFault):
             publish = parse_packet(head[0], body)
-    return head + body, publish if isinstance(publish, Publish) else None
+    return head + body, publish if isinstance(publish, PublishPacket) else None
 
 
-def _topic(publish: Publish) -> Topic | None:
+def _topic(publish: PublishPacket) -> Topic | None:
     with contextlib.suppress(PeerFault):
         return parse(publish.topic)
     return None
 
 
-def _body_of(publish: Publish) -> bytes | None:
+def _body_of(publish: PublishPacket) -> bytes | None:
     """The signed request in a message; None if there is none."""
     topic = _topic(publish)
     with contextlib.suppress(PeerFault):
@@ -251,7 +251,7 @@ def _body_of(publish: Publish) -> bytes | None:
     return None
 
 
-def _with_body(publish: Publish, body: bytes) -> bytes:
+def _with_body(publish: PublishPacket, body: bytes) -> bytes:
     """The payload of a message around another body."""
     if isinstance(_topic(publish), Request):
         ask = ask_codec.decode(publish.payload)

@@ -10,7 +10,7 @@ import paho.mqtt.client as paho
 
 from gateway.broker.security import User
 from gateway.mqtt.client import Message
-from gateway.mqtt.topics import ADMIN_REQUEST, Head, Response, Role, Status, Up
+from gateway.mqtt.topics import ADMIN_REQUEST, HeadTopic, Response, Role, Status, Up
 from testbed.attacker.attacker import new_login
 from testbed.attacker.door_attack import At, DoorAttack, Knock
 
@@ -52,7 +52,7 @@ class HijackAttack(DoorAttack):
         topics = {
             "topic of another relay": Up(at.net, at.victim, at.victim, "op"),
             "answer to another device": Response(at.net, at.victim, kind),
-            "head of the chain": Head(at.net),
+            "head of the chain": HeadTopic(at.net),
             "status of another": Status(at.net, at.victim),
             "a mobile device that says it is a relay": Status(at.net, at.login.node),
             "topic of another network": Up(

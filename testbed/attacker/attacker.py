@@ -29,7 +29,7 @@ from gateway.bridge.edge import Stamped, stamped_codec
 from gateway.broker.port import BrokerAdminError, DynamicSecurityAdmin
 from gateway.broker.security import User, device_password, new_password
 from gateway.mqtt.client import BrokerUnavailableError, Message, MqttClient
-from gateway.mqtt.topics import Head, Role, Up
+from gateway.mqtt.topics import HeadTopic, Role, Up
 from gateway.tasks import Tasks
 from testbed.attacker.puppet import Puppet
 from testbed.errors import LabFault
@@ -90,7 +90,7 @@ class Attacker:
         """Gives him a relay's login. He may publish anything as that relay, and follows the
         head."""
         self.let_in(self.relay)
-        self._relay_client = self.connect(self.relay, (str(Head(self.net)),), self._on_head)
+        self._relay_client = self.connect(self.relay, (str(HeadTopic(self.net)),), self._on_head)
 
     def let_in(self, user: User) -> None:
         """The administrator makes a login at the broker."""

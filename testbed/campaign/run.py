@@ -139,7 +139,7 @@ class Runner:
                     self._stop.set()  # events end early, and each heals what it applied
                     self._watch.interrupt()
                     raise
-            self._settle()
+            self._wait_until_settled()
         finally:
             with ExitStack() as stack:  # each in any case
                 for attack in self._attacks.values():
@@ -338,7 +338,7 @@ class Runner:
                 return self._resolved[other.id]
         return None
 
-    def _settle(self) -> None:
+    def _wait_until_settled(self) -> None:
         """Wait until everything sent is answered and everyone has caught up. If SETTLE_S_MAX
         (longer on slow hosts) is over before, that is no error: the files show what is missing.
         """

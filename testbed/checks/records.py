@@ -27,7 +27,7 @@ from chain.ledger.operations import Data, Operation
 from chain.ledger.pruning import read_pruned
 from chain.ledger.statement import OK, Statement, decode_leaf
 from nodes.provider.protocol import request_id
-from nodes.provider.store import Reading, read_readings
+from nodes.provider.store import StoredReading, read_readings
 from nodes.replica.ledger_file import Damaged, block_of, open_readonly
 
 __all__ = [
@@ -105,7 +105,7 @@ def read_chain(path: Path) -> Chain:
         return _of_replica(path)
 
 
-def _of_provider(path: Path, readings: list[Reading]) -> Chain:
+def _of_provider(path: Path, readings: list[StoredReading]) -> Chain:
     """A batch counts as a block. No hash links it to others, so all its hashes are zero."""
     heads, entries = [], []
     for batch, found in groupby(readings, key=lambda reading: reading.batch):
@@ -116,7 +116,7 @@ def _of_provider(path: Path, readings: list[Reading]) -> Chain:
     return Chain(name=path.stem, replica=0, heads=tuple(heads), entries=tuple(entries))
 
 
-def _entry(reading: Reading, index: int) -> Entry:
+def _entry(reading: StoredReading, index: int) -> Entry:
     statement = Statement(
         network=_NONE,
         op=reading.kind,

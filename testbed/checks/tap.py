@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 
 from gateway.serial.frames import Frame, decode_line
-from gateway.serial.session import Reading, kind_pong, kind_reading, reading_of
+from gateway.serial.session import BoardReading, kind_pong, kind_reading, reading_of
 from gateway.serial.tinycbor import CborError, decode
 from testbed.checks.logs import SerialFrame
 
@@ -54,7 +54,7 @@ class Tap:
         return age_ms - self._least_ms.get(boot, age_ms) >= late_ms
 
 
-def _reading(frame: Frame) -> Reading | None:
+def _reading(frame: Frame) -> BoardReading | None:
     if frame.kind != kind_reading:
         return None
     try:

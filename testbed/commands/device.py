@@ -19,7 +19,13 @@ from chain.ledger.identity import Identity
 from chain.ledger.statement import Statement
 from inventory.entries import Name
 from nodes.device.renewal import Order
-from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher, read_chain
+from nodes.device.vouchers import (
+    FACTORY_CHAIN,
+    FACTORY_KEY,
+    VoucherSigner,
+    load_voucher,
+    read_chain,
+)
 from nodes.disk import write_atomically
 from testbed.commands.operated import block_time, lost_ledgers, operate, outcome, print_done
 from testbed.commands.options import (
@@ -289,7 +295,7 @@ def _make_empty(directory: Path) -> None:
         raise ConfigurationError(f"--dir {directory}: {error.strerror}: choose another") from error
 
 
-def _factory_identity(directory: Path) -> Voucher:
+def _factory_identity(directory: Path) -> VoucherSigner:
     try:
         return load_voucher(directory / FACTORY_KEY, directory / FACTORY_CHAIN)
     except (OSError, ValueError) as error:

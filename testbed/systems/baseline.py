@@ -22,11 +22,11 @@ from nodes.config import Address
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE
 from nodes.provider.config import (
     DeviceConfig,
+    DeviceToken,
+    DeviceTokens,
     GatewayConfig,
     GatewayPassword,
     ProviderConfig,
-    Token,
-    Tokens,
 )
 from testbed.campaign.schedule import Device
 from testbed.provision.configs import (
@@ -112,7 +112,7 @@ def _files(node: Node, network: Network) -> Iterator[File]:
                 voucher.user.node: _token_key(voucher) for voucher in material.vouchers.values()
             }
             his, key = attackers_token(material)
-            yield _secret(_PASSWORDS, Tokens(keys={**tokens, his: key.hex()}))
+            yield _secret(_PASSWORDS, DeviceTokens(keys={**tokens, his: key.hex()}))
         case "gateway":
             (provider,) = network.peers
             yield config_file(
@@ -135,7 +135,7 @@ def _files(node: Node, network: Network) -> Iterator[File]:
                 )
             )
             voucher = material.vouchers[node.name]
-            token = Token(
+            token = DeviceToken(
                 device=voucher.user.node,
                 password=voucher.user.password or "",
                 key=_token_key(voucher),

@@ -200,17 +200,17 @@ def test_what_is_refused_or_pending_names_its_signer() -> None:
 def test_prepared_leaves_are_bounded_and_stay_out_of_what_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry, "LINES_MAX", 2)
+    monkeypatch.setattr(registry, "TEMPLATES_MAX", 2)
     world = World()
     kept = world.ledger.registry
     for name in ("alice", "bob", "carol"):
         device = world.admit(name)
         for _ in range(2):
             world.run(world.data(device), device)
-            assert len(kept._lines) <= 2  # a cache: it shows in memory and time only
+            assert len(kept._templates) <= 2  # a cache: it shows in memory and time only
             (record,) = world.blocks[-1].records
             assert encode_leaf(decode_leaf(record.leaf)) == record.leaf
-    assert kept._lines
+    assert kept._templates
     again = pickle.loads(pickle.dumps(kept))
-    assert again._lines == {}
+    assert again._templates == {}
     assert again.identities == kept.identities

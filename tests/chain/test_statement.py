@@ -1,4 +1,4 @@
-"""Prepared leaves are the leaves: `Line` gives byte for byte what `encode_leaf` gives."""
+"""Prepared leaves are the leaves: `LeafTemplate` gives byte for byte what `encode_leaf` gives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from chain.errors import PeerFault
-from chain.ledger.statement import OK, Line, Statement, decode_leaf, encode_leaf, item_of
+from chain.ledger.statement import OK, LeafTemplate, Statement, decode_leaf, encode_leaf, item_of
 
 HASH = st.binary(min_size=32, max_size=32)
 NUMBER = st.integers(min_value=0, max_value=2**62)
@@ -37,7 +37,7 @@ KINDS = st.fixed_dictionaries(
 def test_a_line_gives_the_leaves_of_all_statements_of_its_kind(
     fields: dict[str, Any], item: bytes, counter: int, request: bytes, time_us: int
 ) -> None:
-    prepared = Line(Statement(**fields))
+    prepared = LeafTemplate(Statement(**fields))
     statement = replace(
         Statement(**fields), item=item, counter=counter, request=request, time_us=time_us
     )

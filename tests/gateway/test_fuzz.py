@@ -119,7 +119,7 @@ def test_frames_of_replicas(tmp_path: Path) -> None:
 
         async def connect() -> tuple[FaultyReplica, ReplicaLinks, asyncio.Task[None]]:
             replica = FaultyReplica(tmp_path, lonely_gateway(tmp_path))
-            follower: Follower = gate.bridge.chain
+            follower: Follower = gate.bridge.follower
             links = ReplicaLinks(replica.config, follower, events, gate.bridge.on_seal, on_denied)
             links.start()
             reading = asyncio.create_task(links.run())

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.serial.host_session import HostSession, Taken, Timing
 from gateway.serial.port import BoardPort
-from gateway.serial.session import Connected, Refused
+from gateway.serial.session import Connected, RefusedFrame
 from gateway.serial.uart import (
     BoardEvent,
     BoardLink,
@@ -102,7 +102,7 @@ class Bench:
     @property
     def refusals(self) -> list[str]:
         """The reasons of the frames that were refused."""
-        return [event.reason for event in self.of(Refused)]
+        return [event.reason for event in self.of(RefusedFrame)]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for events until the condition holds."""

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.serial.frames import Frame, decode_line
 from gateway.serial.host_session import Console, Taken, Timing
-from gateway.serial.session import Connected, Refused
+from gateway.serial.session import Connected, RefusedFrame
 from gateway.serial.uart import (
     Disconnected,
     Gap,
@@ -77,7 +77,9 @@ async def test_frames_replayed_on_the_line_are_refused(tmp_path: Path) -> None:
             if direction == "from-board":
                 await bench.do("inject", "host", (b"\x00" + chunk + b"\x00").hex())
         await bench.until(
-            lambda: bool({"old-session", "bad-tag"} & {item.reason for item in bench.of(Refused)})
+            lambda: bool(
+                {"old-session", "bad-tag"} & {item.reason for item in bench.of(RefusedFrame)}
+            )
         )
         await bench.more_readings()
         bench.assert_nothing_lost_or_repeated()

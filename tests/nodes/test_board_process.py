@@ -21,8 +21,7 @@ from nodes.board.flash import firmware_files, firmware_hash, new_key, prepare
 from nodes.device.boards import Boards
 from nodes.device.device import Device
 from nodes.device.login import Login
-from nodes.device.sender import Reading as SentReading
-from nodes.device.sender import Sender
+from nodes.device.sender import Reading, Sender
 from nodes.edge_config import BoardConfig
 from nodes.events import EventLog, read_events
 from tests.nodes.board_support import Bench, board, deadline_s, gone, key, launch, story
@@ -32,14 +31,14 @@ class Kept:
     """Where a sender's readings go."""
 
     def __init__(self) -> None:
-        self.readings: list[SentReading] = []
+        self.readings: list[Reading] = []
         self.boards = {"th01": bytes(32)}
 
     def taken(self, board: str) -> tuple[int, int]:
         del board
         return 0, 0
 
-    def put(self, reading: SentReading) -> None:
+    def put(self, reading: Reading) -> None:
         self.readings.append(reading)
 
 

@@ -15,8 +15,7 @@ from gateway.bridge.outbox import Outbox, OutboxFullError
 from nodes.device.boards import Boards
 from nodes.device.device import Device
 from nodes.device.login import Login
-from nodes.device.sender import Reading as SentReading
-from nodes.device.sender import Sender
+from nodes.device.sender import Reading, Sender
 from nodes.edge_config import BoardConfig
 from nodes.events import EventLog, read_events
 from tests.nodes.board_support import board, story
@@ -25,7 +24,7 @@ from tests.nodes.board_support import board, story
 class CutOff(Sender):
     """The power fails when the first reading is on disk, before anything else is written."""
 
-    def put(self, reading: SentReading) -> None:
+    def put(self, reading: Reading) -> None:
         super().put(reading)
         raise RuntimeError("the power fails")
 
@@ -72,7 +71,7 @@ class Reluctant(Sender):
         super().__init__(*arguments)
         self.errors = errors
 
-    def put(self, reading: SentReading) -> None:
+    def put(self, reading: Reading) -> None:
         if reading.number % 3 == 0 and self.errors:
             raise self.errors.pop()
         super().put(reading)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from gateway.bridge.logins import Carrier, LoginChange
+from gateway.bridge.logins import CarrierCertificate, LoginChange
 from gateway.broker.security import User
 from gateway.mqtt.topics import Role
 from nodes.events import NoEvents
@@ -62,10 +62,10 @@ class Story:
         self.cursor = tmp_path / "logins.json"
         self.broker = Broker()
         self.answers: list[tuple[str, bytes]] = []
-        self.chain = Chain()
+        self.follower = Chain()
         self.logins = BrokerLogins(
             self.cursor,
-            chain=lambda: self.chain,
+            follower=lambda: self.follower,
             answer=lambda _device, kind, payload: self.answers.append((kind, payload)),
             events=NoEvents(),
         )
@@ -121,14 +121,14 @@ def test_a_removal_overtakes_all_additions_and_does_not_wait_for_a_gateway_that_
     tmp_path: Path,
 ) -> None:
     async def story(at: Story) -> None:
-        at.chain.is_current = False
+        at.follower.is_current = False
         for number in range(2_000):
             name = f"{number:064x}"
             at.logins.change(LoginChange(name, User(Role.DEVICE, name, "password")))
         at.logins.change(LoginChange(NAME, None))
         await at.until(lambda: at.broker.log == ["remove d"])
         at.broker.go_on.set()
-        at.chain.is_current = True
+        at.follower.is_current = True
         await at.until(lambda: len(at.broker.log) > 10)
         at.logins.change(LoginChange(OTHER.name, None))
         await at.until(lambda: "remove e" in at.broker.log)
@@ -144,7 +144,7 @@ def test_requests_that_are_repeated_change_nothing_at_the_broker(tmp_path: Path)
         at.broker.go_on.set()
         at.logins.change(LoginChange(NAME, USER))
         await at.until(lambda: at.broker.log == ["add d"])
-        certificate = Carrier(NAME, "pem", b"digest")
+        certificate = CarrierCertificate(NAME, "pem", b"digest")
         for _ in range(1_000):
             at.logins.answer_with_login(NAME, NAME, b"again")
             at.logins.list_carrier(certificate)
@@ -191,18 +191,18 @@ def test_after_a_new_connection_additions_wait_for_what_the_replicas_state(tmp_p
 
     async def story(at: Story) -> None:
         doubted = asyncio.Event()
-        at.chain.doubt = doubted.set  # type: ignore[method-assign]
+        at.follower.doubt = doubted.set  # type: ignore[method-assign]
         at.broker.go_on.set()
         at.logins.change(LoginChange(NAME, USER))
         await at.until(lambda: at.broker.users == {NAME})
         doubted.clear()
-        at.chain.is_current = False
+        at.follower.is_current = False
         at.broker.users, at.broker.connection = set(), 2
         await at.until(doubted.is_set)
         at.logins.change(LoginChange(OTHER.name, None))
         await at.until(lambda: at.broker.log[-1] == "remove e")
         assert at.broker.log.count("add d") == 1
-        at.chain.is_current = True
+        at.follower.is_current = True
         await at.until(lambda: at.broker.users == {NAME})
 
     play(tmp_path, story)

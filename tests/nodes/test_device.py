@@ -18,23 +18,22 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from chain.block import Head as ChainHead
+from chain.block import Head
 from chain.genesis import Consensus
 from chain.keys import digest
 from chain.ledger.envelope import read_operation
 from chain.ledger.item import cose_of
 from chain.ledger.operations import Data, Operation, Revoke
 from chain.ledger.statement import OK, decode_leaf
-from chain.pbft.messages import Denied as ReplicaDenied
-from chain.pbft.messages import Endorsement, Signed, encode, signed_bytes
+from chain.pbft.messages import Denied, Endorsement, Signed, encode, signed_bytes
 from chain.proofs.client import BlockRange, SealedBlock, encode_range
 from chain.proofs.proof import HeadSeal, ProofVerifier, decode_proof
-from gateway.bridge.edge import Denied, admitted_codec, denied_codec
+from gateway.bridge.edge import Denial, admitted_codec, denied_codec
 from gateway.bridge.outbox import OutboxFullError
-from gateway.bridge.waiting import DENIAL_DELAY_MS
+from gateway.bridge.pending import DENIAL_DELAY_MS
 from gateway.broker.security import User, bootstrap_user
 from gateway.mqtt.client import Message, MqttClient
-from gateway.mqtt.topics import Head, Response, Role
+from gateway.mqtt.topics import HeadTopic, Response, Role
 from nodes.device.denials import is_proven
 from nodes.device.device import Answer, Device, Refused
 from nodes.device.environment import RelayUplink
@@ -67,7 +66,7 @@ class Rig:
         self.uplink = DirectUplink(self.gate.bridge.net)
         self.take: Callable[[Message], None] = self.decide
         self.lose: Callable[[str], bool] = lambda _: False
-        self.lie: Denied | None = None  # said of each request before its true answer
+        self.lie: Denial | None = None  # said of each request before its true answer
         self.heard: list[str] = []
         pem = private_key("voucher 0").private_bytes(
             serialization.Encoding.PEM,
@@ -116,7 +115,7 @@ class Rig:
                         await client.publish(topic, payload)
                 await self.announce(client)
 
-    def _false(self, kind: str, payload: bytes, lie: Denied) -> bytes:
+    def _false(self, kind: str, payload: bytes, lie: Denial) -> bytes:
         receipt = admitted_codec.decode(payload).receipt if kind == "admitted" else payload
         request = decode_leaf(decode_proof(receipt).record.leaf).request
         return denied_codec.encode(msgspec.structs.replace(lie, id=request))
@@ -128,8 +127,8 @@ class Rig:
             self.gate.decide()
 
     async def announce(self, client: MqttClient) -> None:
-        topic = str(Head(self.gate.bridge.net))
-        await client.publish(topic, self.gate.bridge.chain.head)
+        topic = str(HeadTopic(self.gate.bridge.net))
+        await client.publish(topic, self.gate.bridge.follower.head)
 
     def recorded(self, op: str) -> list[str]:
         return [
@@ -257,15 +256,15 @@ async def test_the_word_of_one_gateway_ends_no_device(
 ) -> None:
     """Unsigned, or signed by one replica only; the true answer comes after it and counts."""
     async with rigged(tmp_path) as rig:
-        rig.lie = Denied(id=bytes(32), layer=layer, reason="privilege")
+        rig.lie = Denial(id=bytes(32), layer=layer, reason="privilege")
         async with admitted(rig) as (device, login):
             for reason in ("revoked", "renewed", "expired", "counter", "refused"):
-                rig.lie = Denied(id=bytes(32), layer=layer, reason=reason)
+                rig.lie = Denial(id=bytes(32), layer=layer, reason=reason)
                 assert await ask(rig, device, login) == OK
-            first = rig.gate.bridge.chain.block(1)
+            first = rig.gate.bridge.follower.block(1)
             assert first is not None
-            record = rig.gate.bridge.chain.receipt(first, 0)
-            rig.lie = Denied(id=bytes(32), layer=layer, reason="revoked", record=record)
+            record = rig.gate.bridge.follower.receipt(first, 0)
+            rig.lie = Denial(id=bytes(32), layer=layer, reason="revoked", record=record)
             assert await ask(rig, device, login) == OK, "a true record, of something else"
         assert {each["reason"] for each in rig.logged("denied-unproven")} >= {"revoked", "counter"}
 
@@ -278,7 +277,7 @@ async def test_a_lie_about_an_admission_does_not_end_the_device(
     """It is on the chain already. A device that signed again would be refused for good, because its
     key is known."""
     async with rigged(tmp_path) as rig:
-        rig.lie = Denied(id=bytes(32), layer="gateway", reason=reason)
+        rig.lie = Denial(id=bytes(32), layer="gateway", reason=reason)
         async with admitted(rig) as (device, login):
             assert await ask(rig, device, login) == OK
         assert rig.recorded("enrol") == [OK]
@@ -297,7 +296,7 @@ async def test_a_head_that_nobody_signed_does_not_hide_those_after_it(tmp_path: 
 
         for epoch in (0, 7):
             world.idle(1)
-            newest = ChainHead.decode(world.blocks[-1].head)
+            newest = Head.decode(world.blocks[-1].head)
             announce(msgspec.structs.replace(newest, height=2**62, epoch=epoch).encode())
             assert device.head != world.ledger.head_hash
             announce(msgspec.structs.replace(newest, height=2**61).encode())
@@ -385,21 +384,19 @@ def test_true_verdicts_that_say_it_is_on_the_chain_end_no_device(reason: str) ->
     world, node = World(), bytes(32)
     signed = [rejection(world, each, node, reason).endorsement for each in range(4)]
     verdicts = tuple(each for each in signed if each is not None)
-    denied = Denied(id=node, layer="group", reason=reason, verdicts=verdicts)
+    denied = Denial(id=node, layer="group", reason=reason, verdicts=verdicts)
     proofs = ProofVerifier(world.genesis)
     assert not is_proven(denied, proofs, world.network, node)
     other = tuple(each for r in range(2) if (each := rejection(world, r, node).endorsement))
-    denied = Denied(id=node, layer="group", reason="privilege", verdicts=other)
+    denied = Denial(id=node, layer="group", reason="privilege", verdicts=other)
     assert is_proven(denied, proofs, world.network, node)
 
 
-def rejection(
-    world: World, replica: int, request: bytes, reason: str = "privilege"
-) -> ReplicaDenied:
+def rejection(world: World, replica: int, request: bytes, reason: str = "privilege") -> Denied:
     verdict = Endorsement(0, replica, request=request, accepted=False, reason=reason)
     body = encode(verdict)
     signature = world.replicas[replica].sign(signed_bytes(world.network, body))
-    return ReplicaDenied(request, reason, Signed(body, signature))
+    return Denied(request, reason, Signed(body, signature))
 
 
 @story
@@ -450,7 +447,7 @@ async def test_blocks_of_a_lying_gateway_are_not_taken(tmp_path: Path) -> None:
         other.idle(3)
         lying = Gate(make(tmp_path / "other"), other)
         lying.seal()
-        _, blocks = lying.bridge.chain.range(1, 10**6, bodies=True)
+        _, blocks = lying.bridge.follower.range(1, 10**6, bodies=True)
         with pytest.raises(Exception, match=r"wrong-network|bad-link"):
             await sync._take(blocks)  # `run` would ask again until a gateway does not lie
         assert sync.copy.height == 0

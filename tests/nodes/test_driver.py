@@ -178,7 +178,7 @@ class Stage:
         """The core asks for these effects."""
         self.core.next = list(effects)
         self.driver.handle([TimerFired(Timer.VIEW)] if effects else (), fired=fired)
-        self.driver.settle()
+        self.driver.persist_and_send()
 
     def logged(self, kind: str) -> list[Any]:
         return [entry[1:] for entry in self.log if entry[0] == kind]
@@ -235,7 +235,7 @@ def test_what_is_persisted_is_committed_before_anything_leaves_and_only_if_it_mu
     assert stage.driver.must_sync
     with pytest.raises(AssertionError):
         stage.driver.release()
-    stage.driver.settle()
+    stage.driver.persist_and_send()
     assert [kind for kind, *_ in stage.log] == ["send", "commit", "send", "send"]
     assert not stage.driver.must_sync
     stage.step()
@@ -555,7 +555,7 @@ def test_a_turn_answers_its_share_and_a_timer_brings_the_next() -> None:
     for to in (0, 1, 3):
         stage.driver.handle((), [ServeBodies(to, 1, 1)])
     assert stage.logged("set") == [], "half a turn each"
-    stage.driver.settle()
+    stage.driver.persist_and_send()
     stage.log.clear()
     stage.step(*(ServeBodies(to, 2, 2) for to in (0, 1)))
     assert [party for party, _ in stage.logged("send")] == [0]

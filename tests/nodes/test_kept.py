@@ -159,7 +159,7 @@ def test_a_gateway_takes_up_its_state_and_goes_on_as_if_it_had_read_every_block(
     gate = Gate(make(tmp_path / "gate"), world)
     first = gate.admit("first")
     save(tmp_path, gate.bridge.state)
-    height = gate.bridge.chain.height
+    height = gate.bridge.follower.height
     gate.admit("second")
     world.add_replica(4)
     gate.seal()
@@ -179,10 +179,10 @@ def test_a_gateway_takes_up_its_state_and_goes_on_as_if_it_had_read_every_block(
 
     plain = Gate(make(tmp_path / "plain"), world)
     plain.seal()
-    assert gate.bridge.chain.head == plain.bridge.chain.head
-    assert gate.bridge.chain.proofs.steps == plain.bridge.chain.proofs.steps
-    identities = gate.bridge.chain.ledger.registry.identities
-    assert identities == plain.bridge.chain.ledger.registry.identities
+    assert gate.bridge.follower.head == plain.bridge.follower.head
+    assert gate.bridge.follower.proofs.steps == plain.bridge.follower.proofs.steps
+    identities = gate.bridge.follower.ledger.registry.identities
+    assert identities == plain.bridge.follower.ledger.registry.identities
     assert gate.logins == plain.logins
     assert first.node.hex() not in gate.logins
 
@@ -195,9 +195,9 @@ def test_a_gateway_whose_store_lost_the_block_reads_all_again(tmp_path: Path) ->
     state = gate.bridge.state
     (tmp_path / "gate" / "copy.sqlite").unlink()
     gate.restart(logins_done=world.ledger.height, kept=state)
-    assert gate.bridge.chain.height == 0
+    assert gate.bridge.follower.height == 0
     gate.seal()
-    assert gate.bridge.chain.height == world.ledger.height
+    assert gate.bridge.follower.height == world.ledger.height
 
 
 class Lab:

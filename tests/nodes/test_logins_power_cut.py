@@ -31,7 +31,7 @@ def test_a_removal_that_a_power_cut_took_back_is_made_again(kind: str, tmp_path:
     cursor, events = tmp_path / "logins.json", Counted()
     logins = BrokerLogins(
         cursor,
-        chain=lambda: chain,
+        follower=lambda: chain,
         answer=lambda *_: None,
         events=events,
     )

@@ -13,7 +13,7 @@ from chain.errors import PeerFault
 from nodes.events import NoEvents
 from nodes.provider.protocol import OK, Call, Reply, call, is_genuine, open_key
 from nodes.provider.service import Service
-from nodes.provider.store import Escrow, Readings, read_readings
+from nodes.provider.store import Escrow, ReadingStore, read_readings
 
 DEVICE, OTHER = "ab" * 32, "cd" * 32
 TOKEN = b"t" * 32
@@ -29,7 +29,7 @@ class Provider:
 
     def open(self) -> None:
         self.escrow = Escrow(self._directory / "escrow.sqlite")
-        self.readings = Readings(self._directory / "ledger.sqlite")
+        self.readings = ReadingStore(self._directory / "ledger.sqlite")
         self.service = Service({DEVICE: TOKEN}, self.escrow, self.readings, NoEvents())
 
     def restart(self) -> None:

@@ -11,8 +11,7 @@ from chain.keys import node_id
 from chain.ledger.envelope import read_operation, sign_operation
 from chain.ledger.operations import Data
 from gateway.serial.host_session import Taken
-from gateway.serial.session import Reading as SampledReading
-from gateway.serial.session import reading_of
+from gateway.serial.session import BoardReading, reading_of
 from gateway.serial.tinycbor import CborError
 from nodes.device import boards
 from nodes.device.boards import _dated
@@ -20,7 +19,7 @@ from nodes.device.sender import Reading, _sampled_us
 from nodes.device.wall_clock import Quality, wall_clock_quality
 from tests.chain.world import signer
 
-READING = SampledReading(boot=3, number=7, at_ms=5_000, values=(215,))
+READING = BoardReading(boot=3, number=7, at_ms=5_000, values=(215,))
 
 
 def taken(age_ms: int | None) -> Taken:

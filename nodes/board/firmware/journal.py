@@ -53,7 +53,7 @@ class Journal:
             file.write(_record(reading))
         self._records += 1
 
-    def settle(self, session):
+    def drop_acknowledged(self, session):
         """Removes acknowledged readings, rarely enough to spare the flash."""
         if not self._records:
             return
@@ -77,7 +77,7 @@ class NoJournal:
     def append(self, reading):
         pass
 
-    def settle(self, session):
+    def drop_acknowledged(self, session):
         pass
 
 

@@ -24,7 +24,7 @@ from sensor import open_sensor
 idle_ms_max = 100
 
 
-class Clock:
+class BoardClock:
     """Milliseconds since boot. `ticks_ms` alone wraps after 12 days on real boards."""
 
     def __init__(self):
@@ -60,7 +60,7 @@ def start(config):
     with open("key.bin", "rb") as file:
         key = file.read()
     boot = next_boot()
-    clock = Clock()
+    clock = BoardClock()
     line = open_line(config["line"])
     # For a moment a typed Ctrl-C reaches the REPL: mpremote needs it.
     line.take_control_characters()
@@ -103,7 +103,7 @@ def run(config):
         out = session.data_to_send()
         if out:
             line.write(out)
-        journal.settle(session)
+        journal.drop_acknowledged(session)
 
 
 def main():

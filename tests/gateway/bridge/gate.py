@@ -28,11 +28,11 @@ from gateway.bridge.edge import (
     sync_codec,
 )
 from gateway.bridge.edge import stamped_codec as stamps
-from gateway.bridge.logins import Carrier, LoginChange
+from gateway.bridge.logins import CarrierCertificate, LoginChange
 from gateway.bridge.outbox import Outbox
 from gateway.bridge.parts import Assembly
-from gateway.bridge.ports import Limits
-from gateway.bridge.waiting import DENIAL_DELAY_MS
+from gateway.bridge.pending import DENIAL_DELAY_MS
+from gateway.bridge.ports import BridgeLimits
 from gateway.broker.security import bootstrap_id
 from gateway.hops import NO_TRACE, Trace
 from gateway.limits import RateLimiter
@@ -84,7 +84,7 @@ class Gate:
         self.answers: list[tuple[str, str, bytes]] = []
         self.logins: dict[str, str] = {}
         self.changes: list[LoginChange] = []
-        self.carriers: list[Carrier] = []
+        self.carriers: list[CarrierCertificate] = []
         self.events: list[tuple[str, dict[str, object]]] = []
         self.stamped = 0
         self.trace: Trace = NO_TRACE
@@ -100,7 +100,7 @@ class Gate:
             unfinished=self.outbox.pending(limit=-1),
             login_secret=SECRET,
             logins_done=logins_done,
-            limits=Limits(**self.limits),
+            limits=BridgeLimits(**self.limits),
             outside=self,
             kept=kept,
             trace=self.trace,
@@ -133,7 +133,7 @@ class Gate:
         else:
             self.logins[change.name] = change.user.password or ""
 
-    def list_carrier(self, carrier: Carrier) -> None:
+    def list_carrier(self, carrier: CarrierCertificate) -> None:
         self.carriers.append(carrier)
         self.answer(carrier.name, "carrier", carrier.digest)
 
@@ -196,7 +196,7 @@ class Gate:
 
     def seal(self) -> None:
         """Everything that this gateway has not yet seen, from replicas 1 and 2."""
-        for block in self.world.blocks[self.bridge.chain.height :]:
+        for block in self.world.blocks[self.bridge.follower.height :]:
             for replica in (1, 2):
                 self.bridge.on_seal(self.world.seal(replica, block))
         self.persist()
@@ -228,7 +228,7 @@ class Gate:
     def copy(self, device: Device, *, bodies: bool = True) -> LedgerCopy:
         """A copy of the ledger as the device gets it from this gateway."""
         copy = LedgerCopy(self.world.genesis, bodies=bodies)
-        while copy.height < self.bridge.chain.height:
+        while copy.height < self.bridge.follower.height:
             self.answers.clear()
             wanted = SyncRequest(start=copy.height + 1, bodies=bodies)
             self.up(device.node.hex(), "sync", sync_codec.encode(wanted))

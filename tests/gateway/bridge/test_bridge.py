@@ -137,7 +137,7 @@ def test_an_executed_request_is_not_denied_by_a_gateway_that_has_yet_to_see_the_
     newest = gate.world.blocks[-1]
     for replica in (1, 2):
         gate.bridge.on_seal(gate.world.seal(replica, newest, with_body=False))
-    assert gate.bridge.chain.lagging
+    assert gate.bridge.follower.lagging
     gate.deny("refused", 1, 2)
     assert gate.bridge.waiting == 1
     gate.seal()
@@ -148,7 +148,7 @@ def test_an_executed_request_is_not_denied_by_a_gateway_that_has_yet_to_see_the_
 def test_a_gateway_is_current_when_enough_replicas_have_stated_a_height_since_a_doubt(
     gate: Gate,
 ) -> None:
-    chain = gate.bridge.chain
+    chain = gate.bridge.follower
     assert not chain.is_current
     gate.world.idle(1)
     gate.seal()
@@ -330,7 +330,7 @@ def test_a_device_verifies_its_copy_over_a_change_of_replicas(gate: Gate, bodies
     gate.world.idle(20)
     gate.seal()
     copy = gate.copy(device, bodies=bodies)
-    assert copy.height == gate.bridge.chain.height == len(gate.world.blocks)
+    assert copy.height == gate.bridge.follower.height == len(gate.world.blocks)
     assert copy.membership.epoch == 1
 
 

@@ -23,7 +23,7 @@ from gateway.bridge.edge import (
     denied_codec,
     sync_codec,
 )
-from gateway.bridge.waiting import DENIAL_DELAY_MS
+from gateway.bridge.pending import DENIAL_DELAY_MS
 from gateway.broker.credentials import open_password
 from gateway.mqtt.client import payload_bytes_max
 from tests.chain.world import Device, private_key
@@ -77,9 +77,9 @@ def test_who_is_revoked_is_thrown_out_and_no_replay_lets_him_in_again(gate: Gate
     gate.logins.clear()
     gate.restart()
     assert node not in gate.logins
-    gate.restart(logins_done=gate.bridge.chain.height)
+    gate.restart(logins_done=gate.bridge.follower.height)
     gate.changes.clear()
-    gate.restart(logins_done=gate.bridge.chain.height)
+    gate.restart(logins_done=gate.bridge.follower.height)
     assert gate.changes == []  # the broker knows all this already
 
 

@@ -234,14 +234,14 @@ def test_a_final_request_that_is_replayed_is_answered_from_memory_or_at_a_low_ra
     cose = gate.ask(gate.world.data(device), device)
     gate.decide()
     reads = 0
-    find = gate.bridge.chain.find
+    find = gate.bridge.follower.find
 
     def counted(request: bytes) -> object:
         nonlocal reads
         reads += 1
         return find(request)
 
-    monkeypatch.setattr(gate.bridge.chain, "find", counted)
+    monkeypatch.setattr(gate.bridge.follower, "find", counted)
     for _ in range(50):
         gate.up(device.node.hex(), "op", cose)
     assert (reads, gate.bridge.counts["repeat-final"]) == (0, 50)

@@ -14,7 +14,7 @@ from chain.errors import PeerFault
 from gateway.bridge.edge import (
     Admitted,
     Ask,
-    Denied,
+    Denial,
     Part,
     Stamped,
     SyncRequest,
@@ -35,7 +35,7 @@ EXAMPLES: list[tuple[Any, Any]] = [
     (stamped_codec, Stamped(n=7, boot=3, at_ms=1, body=b"signed")),
     (sync_codec, SyncRequest(start=5, bodies=True)),
     (admitted_codec, Admitted(receipt=b"proof", sealed_password=b"sealed")),
-    (denied_codec, Denied(id=bytes(32), layer="group", reason="used-voucher")),
+    (denied_codec, Denial(id=bytes(32), layer="group", reason="used-voucher")),
     (part_codec, Part(start=1, stop=2, tip=3, part=0, parts=1, data=b"blocks")),
 ]
 

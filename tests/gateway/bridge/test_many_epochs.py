@@ -95,7 +95,7 @@ def test_after_200_changes_devices_are_admitted_answered_and_copy_the_ledger(
     proof = reader.proofs.complete(decode_proof(receipt).record)
     assert len(proof.epochs) == 0, f"more than {EPOCHS_MAX} are left out of a certificate"
     pem = carrier_certificate(private_key("phone"), proof)
-    assert verify_carrier(pem, gate.bridge.chain.proofs).node == phone.node
+    assert verify_carrier(pem, gate.bridge.follower.proofs).node == phone.node
     gate.up(phone.node.hex(), "carrier", pem)
     assert gate.answers[-1][1] == "carrier"
 
@@ -143,7 +143,7 @@ def test_a_removed_replica_beside_a_faulty_member_does_not_make_a_gateway_lag(
     assert removed not in world.ledger.membership.ids
     claim(removed)
     claim(faulty)
-    assert not gate.bridge.chain.lagging
+    assert not gate.bridge.follower.lagging
 
     phone = gate.admit("phone")
     cose = sign_operation(world.data(phone), phone.signer)
@@ -152,7 +152,7 @@ def test_a_removed_replica_beside_a_faulty_member_does_not_make_a_gateway_lag(
     assert gate.refusals() == []
     assert gate.bridge.waiting == 1
     claim(2)  # an honest one: now it is true
-    assert gate.bridge.chain.lagging
+    assert gate.bridge.follower.lagging
 
 
 def test_a_newcomer_can_check_a_denial_by_replicas_that_joined_since_genesis(

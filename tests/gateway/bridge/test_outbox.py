@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.errors import Misuse
-from gateway.bridge.outbox import Entry, Outbox, OutboxCorruptError, OutboxFullError
+from gateway.bridge.outbox import Outbox, OutboxCorruptError, OutboxEntry, OutboxFullError
 
 
 def digest(number: int) -> bytes:
@@ -36,7 +36,7 @@ def fill_up(outbox: Outbox) -> None:
 def test_an_exchange_happens_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db", entries_max=3)
     fill(outbox, 3)
-    fresh = [Entry(0, digest(n), "t", b"new") for n in (7, 8)]
+    fresh = [OutboxEntry(0, digest(n), "t", b"new") for n in (7, 8)]
     with pytest.raises(OutboxFullError):
         outbox.exchange(fresh, [digest(0)])
     assert [e.digest for e in outbox.pending()] == [digest(0), digest(1), digest(2)]

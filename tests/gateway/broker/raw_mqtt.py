@@ -6,7 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from gateway.mqtt.packets import Publish, parse_packet, puback
+from gateway.mqtt.packets import PublishPacket, parse_packet, puback
 
 deadline_s = 60.0  # generous: other tests share the machine
 
@@ -79,7 +79,7 @@ class RawClient:
         async with asyncio.timeout(deadline_s):
             while len(payloads) < count:
                 match parse_packet(*await self._next_packet()):
-                    case Publish(packet_id=int(packet_id), payload=payload):
+                    case PublishPacket(packet_id=int(packet_id), payload=payload):
                         payloads.append(payload)
                         await self.send(puback(packet_id))
         return payloads

@@ -18,7 +18,7 @@ from gateway.bridge.outbox import Outbox
 from gateway.broker.port import DynamicSecurityAdmin
 from gateway.broker.security import User, bootstrap_user
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient, Presence
-from gateway.mqtt.topics import ADMIN_REQUEST, Head, Request, Response, Role, Status, Up
+from gateway.mqtt.topics import ADMIN_REQUEST, HeadTopic, Request, Response, Role, Status, Up
 from tests.gateway.broker.brokers import (
     NET,
     ROOT,
@@ -141,7 +141,7 @@ async def test_a_denied_subscription_hears_nothing(broker: BrokerProcess, filter
     ):
         await other.publish(str(Up(NET, OTHER.node, OTHER.node, "data")), b"not for you")
         await gateway.publish(str(Response(NET, OTHER.node, "data")), b"nor this")
-        await silent(device, gateway, str(Head(NET)))
+        await silent(device, gateway, str(HeadTopic(NET)))
 
 
 @story
@@ -150,7 +150,7 @@ async def test_a_newcomer_enrols_and_reads_the_head(broker: BrokerProcess) -> No
         broker.client(GATEWAY, ALL_UP) as gateway,
         broker.client(NEWCOMER, f"{ROOT}/rsp/{NEWCOMER.node}/#", f"{ROOT}/chain/head") as newcomer,
     ):
-        await gateway.publish(str(Head(NET)), b"head 7")
+        await gateway.publish(str(HeadTopic(NET)), b"head 7")
         assert await next_payloads(newcomer, 1) == [b"head 7"]
         enrol = str(Up(NET, NEWCOMER.node, NEWCOMER.node, "enrol"))
         await newcomer.publish(enrol, b"request")
@@ -226,7 +226,7 @@ async def test_nobody_makes_the_broker_keep_a_message(broker: BrokerProcess, who
     topic = {
         DEVICE.name: str(Request(NET, DEVICE.node)),
         RELAY.name: str(Status(NET, RELAY.node)),
-        GATEWAY.name: str(Head(NET)),
+        GATEWAY.name: str(HeadTopic(NET)),
     }[who.name]
     assert who.password is not None
     async with RawClient("127.0.0.1", broker.port) as client:
@@ -240,7 +240,7 @@ async def test_nobody_makes_the_broker_keep_a_message(broker: BrokerProcess, who
         with suppress(asyncio.IncompleteReadError):  # Mosquitto closes without a word
             assert not await client.accepted()
     await broker.counted("retain-denied", at_least=2)
-    async with broker.client(GATEWAY, f"{ROOT}/status/+", str(Head(NET))) as late:
+    async with broker.client(GATEWAY, f"{ROOT}/status/+", str(HeadTopic(NET))) as late:
         async with broker.client(RELAY) as relay:
             await relay.publish(str(Status(NET, RELAY.node)), b"live")
         assert await next_payloads(late, 1) == [b"live"]

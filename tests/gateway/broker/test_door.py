@@ -23,7 +23,7 @@ from gateway.broker.port import DoorLimits
 from gateway.broker.security import User, write_security
 from gateway.broker.store import SecurityFileError, SecurityStore
 from gateway.mqtt.client import MqttClient, MqttSettings
-from gateway.mqtt.topics import ADMIN_REQUEST, Head, Response, Role, Status, Up
+from gateway.mqtt.topics import ADMIN_REQUEST, HeadTopic, Response, Role, Status, Up
 from tests.gateway.broker.brokers import NET, ROOT, next_payloads, running, story, until, user
 from tests.gateway.broker.raw_mqtt import RawClient, connect_bytes, packet, text
 
@@ -178,7 +178,10 @@ async def test_a_refused_packet_ends_its_connection_only(
         ),
         (
             connect_bytes(
-                DEVICE.name, DEVICE.name, DEVICE.password or "", will=(str(Head(NET)), b"forged")
+                DEVICE.name,
+                DEVICE.name,
+                DEVICE.password or "",
+                will=(str(HeadTopic(NET)), b"forged"),
             ),
             "will-denied",
         ),

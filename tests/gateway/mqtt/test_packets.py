@@ -6,13 +6,20 @@ import asyncio
 
 import pytest
 from amqtt.adapters import BufferReader
-from amqtt.mqtt.connect import ConnectPacket
-from amqtt.mqtt.subscribe import SubscribePacket
+from amqtt.mqtt.connect import ConnectPacket as TheirConnect
+from amqtt.mqtt.subscribe import SubscribePacket as TheirSubscribe
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.errors import PeerFault
-from gateway.mqtt.packets import Connect, Other, Publish, Subscribe, parse_connect, parse_packet
+from gateway.mqtt.packets import (
+    ConnectPacket,
+    OtherPacket,
+    PublishPacket,
+    SubscribePacket,
+    parse_connect,
+    parse_packet,
+)
 from tests.gateway.broker.raw_mqtt import connect_bytes, packet, text
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
@@ -40,10 +47,10 @@ def test_a_login_is_read_as_amqtt_reads_it(
     whole = connect_bytes(client_id, user, password, will=will)
     ours = parse_connect(*split(whole))
     reader = BufferReader(whole)
-    theirs = asyncio.run(ConnectPacket.from_stream(reader))
+    theirs = asyncio.run(TheirConnect.from_stream(reader))
     assert asyncio.run(reader.read(1)) == b""
     topic = will[0] if will else None
-    assert ours == Connect(client_id, user, password, topic, False, True, 30)
+    assert ours == ConnectPacket(client_id, user, password, topic, False, True, 30)
     if client_id:  # amqtt invents one where there is none; the door has refused that by then
         assert (theirs.client_id, theirs.username, theirs.password) == (client_id, user, password)
 
@@ -51,9 +58,9 @@ def test_a_login_is_read_as_amqtt_reads_it(
 @given(st.lists(names, min_size=1, max_size=5), st.integers(0, 2))
 def test_subscriptions_are_read_as_amqtt_reads_them(filters: list[str], qos: int) -> None:
     body = b"\0\7" + b"".join(text(name) + bytes([qos]) for name in filters)
-    assert parse_packet(0x82, body) == Subscribe(tuple(filters))
+    assert parse_packet(0x82, body) == SubscribePacket(tuple(filters))
     reader = BufferReader(packet(0x82, body))
-    theirs = asyncio.run(SubscribePacket.from_stream(reader))
+    theirs = asyncio.run(TheirSubscribe.from_stream(reader))
     assert theirs.payload is not None
     assert [name for name, _ in theirs.payload.topics] == filters
     assert asyncio.run(reader.read(1)) == b""
@@ -61,10 +68,10 @@ def test_subscriptions_are_read_as_amqtt_reads_them(filters: list[str], qos: int
 
 @given(names, st.binary(max_size=100), st.booleans())
 def test_publishes_are_read(topic: str, payload: bytes, retain: bool) -> None:
-    assert parse_packet(0x32 | retain, text(topic) + b"\1\2" + payload) == Publish(
+    assert parse_packet(0x32 | retain, text(topic) + b"\1\2" + payload) == PublishPacket(
         topic, 0x102, retain, payload
     )
-    assert parse_packet(0x30, text(topic) + payload) == Publish(topic, None, False, payload)
+    assert parse_packet(0x30, text(topic) + payload) == PublishPacket(topic, None, False, payload)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +112,7 @@ def test_packets_without_a_decision() -> None:
         (0xC0, b""),
         (0xE0, b""),
     ):
-        assert parse_packet(first_byte, body) == Other()
+        assert parse_packet(first_byte, body) == OtherPacket()
 
 
 def test_a_password_is_not_shown() -> None:

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from chain.errors import Misuse, PeerFault
 from gateway.mqtt.topics import (
+    AccessRule,
     Action,
-    Grant,
-    Head,
+    HeadTopic,
     Request,
     Response,
     Role,
     Status,
     Topic,
     Up,
+    access_rules,
     covers,
-    grants,
     parse,
 )
 
@@ -35,7 +35,7 @@ topics: st.SearchStrategy[Topic] = st.one_of(
     st.builds(Request, nets, hexes),
     st.builds(Response, nets, hexes, kinds),
     st.builds(Status, nets, hexes),
-    st.builds(Head, nets),
+    st.builds(HeadTopic, nets),
 )
 
 
@@ -120,7 +120,7 @@ def test_a_wrong_level_of_our_own_is_a_bug() -> None:
     ],
 )
 def test_who_may_use_which_topic(role: Role, action: Action, asked: str, allowed: bool) -> None:
-    mine = grants(role, NET, A)
+    mine = access_rules(role, NET, A)
     assert any(g.action is action and covers(g.pattern, asked) for g in mine) is allowed
 
 
@@ -128,10 +128,10 @@ def test_no_role_but_the_gateway_reads_all_answers_and_none_publishes_with_a_wil
     None
 ):
     for role in Role:
-        for grant in grants(role, NET, A):
-            assert not grant.pattern.startswith(("+", "#"))
-            assert not covers(grant.pattern, f"{ROOT}/rsp/{B}/x") or role is Role.GATEWAY
-    assert Grant(Action.SUBSCRIBE, f"{ROOT}/rsp/+/+") not in grants(Role.GATEWAY, NET, A)
+        for rule in access_rules(role, NET, A):
+            assert not rule.pattern.startswith(("+", "#"))
+            assert not covers(rule.pattern, f"{ROOT}/rsp/{B}/x") or role is Role.GATEWAY
+    assert AccessRule(Action.SUBSCRIBE, f"{ROOT}/rsp/+/+") not in access_rules(Role.GATEWAY, NET, A)
 
 
 levels = st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=4)

@@ -18,7 +18,7 @@ from gateway.serial import board_session, frames, seal
 from gateway.serial.board_session import BoardSession
 from gateway.serial.frames import FrameDecoder, encode_frame, frame_body, no_tag
 from gateway.serial.host_session import Console, HostSession, Taken, Timing
-from gateway.serial.session import Connected, Refused
+from gateway.serial.session import Connected, RefusedFrame
 from gateway.serial.tinycbor import encode
 
 key = bytes(range(32))
@@ -47,7 +47,7 @@ class Pair:
 
     @property
     def refused(self) -> Counter[str]:
-        return Counter(event.reason for event in self.events if isinstance(event, Refused))
+        return Counter(event.reason for event in self.events if isinstance(event, RefusedFrame))
 
     @property
     def ups(self) -> list[int]:

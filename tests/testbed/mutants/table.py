@@ -410,8 +410,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "device-signature-unchecked",
         "chain.ledger.envelope",
-        'claims = [Claim(spki, _SIG_STRUCTURE + header, signature, "bad-signature", text)]',
-        "claims: list[Claim] = []",
+        '[SignatureClaim(spki, _SIG_STRUCTURE + header, signature, "bad-signature", text)]',
+        "[]",
         faults="none",
     ),
     Mutant(

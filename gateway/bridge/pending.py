@@ -14,7 +14,7 @@ import msgspec
 from chain.pbft.messages import Signed
 from gateway.limits import SHARES
 
-__all__ = ["Pending", "Waiting"]
+__all__ = ["Pending", "PendingRequests"]
 
 RESUBMIT_DOUBLINGS_MAX = 5
 DENIAL_DELAY_MS = 1_000
@@ -52,7 +52,7 @@ class Pending(msgspec.Struct):
         return max(reasons, key=reasons.count)
 
 
-class Waiting:
+class PendingRequests:
     """At most `requests_max`: of one device `device_max`, of one relay `relay_max`. When half of
     the room is taken, a relay gets no more than 1/SHARES of it: a few relays do not fill it."""
 
