@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nodes.provider.protocol import call, is_genuine
-from nodes.provider.store import Escrow, Reading, Readings, read_readings
+from nodes.provider.store import Escrow, ReadingStore, StoredReading, read_readings
 from testbed import programs
 
 PHONE, FLOODER = "ab" * 32, "cd" * 32
@@ -31,10 +31,10 @@ def stores(tmp_path: Path) -> tuple[Path, Path]:
 
 def keep(path: Path, *said: tuple[str, bytes]) -> None:
     """Each in a batch of its own, in this order."""
-    readings = Readings(path)
+    readings = ReadingStore(path)
     for counter, (device, body) in enumerate(said, 1):
         mac = call(KEY, device, "data", counter, body).mac
-        readings.add(Reading(device, counter, counter, 0, "data", body, mac))
+        readings.add(StoredReading(device, counter, counter, 0, "data", body, mac))
         readings.commit()
     readings.close()
 
