@@ -31,7 +31,7 @@ _AT_BROKER = frozenset({"slow", "storm"})
 """Floods that never come as far as a gateway. Others are seen there: a refusal at the broker may
 be of anybody."""
 ANSWERED_S_MIN = 1.0
-"""A flood shorter than this says nothing about service."""
+"""If nothing was answered during a shorter flood, it says nothing about service."""
 
 
 class Flood(Params):
@@ -106,13 +106,15 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
         event = tried.events.get(line.event)
         ends_at_broker = event is not None and event.params["how"] in _AT_BROKER
         stopped = ends_at_broker and any(reason.startswith("broker:") for reason in refused)
-        if stopped or any(begin <= t <= end for t in came):
-            seen.add(line.event)
+        arrived = stopped or any(begin <= t <= end for t in came)
         mine = sum(begin <= each.t <= end for each in evidence.events(DataAdded))
+        tells = mine > 0 or (end - begin) / 1e9 > ANSWERED_S_MIN
+        if arrived and tells:
+            seen.add(line.event)
         answered += mine
         latencies += _honest(evidence, begin, end)
         span_s += (end - begin) / 1e9
-        denied += not mine and (end - begin) / 1e9 > ANSWERED_S_MIN
+        denied += not mine and tells
     for line in tried.lines:
         tried.see(line, line.trials if line.event in seen else ())
     figures: dict[str, float] = {}

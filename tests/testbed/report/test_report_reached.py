@@ -53,6 +53,7 @@ class Case(NamedTuple):
     lines: list[dict[str, Any]]
     verdict: str
     mechanism: str = ""
+    lasted_ms: int = 2000
 
 
 def cases() -> Iterator[tuple[str, Case]]:
@@ -104,6 +105,7 @@ def cases() -> Iterator[tuple[str, Case]]:
         params = {"how": how, "rate": "50/s"}
         case = Case("device.flood", params, "flood/rogue/1", "log/b.log", stopped, verdict)
         yield f"flood: {how}, of which the broker stopped some", case
+    yield "flood: too short for a reading", case._replace(lasted_ms=25, verdict="invalid")
 
 
 def attempt(run: RunFolder, case: Case) -> None:
@@ -119,7 +121,7 @@ def attempt(run: RunFolder, case: Case) -> None:
         schedule["trials"][0]["events"] = [first | same | {"at_ms": AT_MS}]
 
     def sent(every: Lines) -> Lines:
-        end = {"t": START_NS + (AT_MS + 90) * 10**6, "event": names[0]}
+        end = {"t": START_NS + (AT_MS + case.lasted_ms) * 10**6, "event": names[0]}
         return [every[0] | end | {"trials": [case.trial], "kind": case.kind}]
 
     reschedule(run, only)
