@@ -317,11 +317,13 @@ class Deployment:
 
     def wait_ready(self, node: Node) -> None:
         """Wait until the process says that it serves. Otherwise raises LabFault with the end of its
-        log."""
+        log; also if all is stopped meanwhile: after Ctrl-C the program ends with this thread."""
         host = self.host(node)
         ready = node.file("port" if node.role == "board" else READY)
         deadline_s = time.monotonic() + READY_S_MAX * host.slowness
         while not _comes(host, ready):
+            if self._is_over:
+                raise LabFault(f"{node.name} on {node.host} was stopped before it was ready")
             state = host.status(node.unit)
             if time.monotonic() > deadline_s or state.state is UnitState.FAILED:
                 ended = f"ended with exit code {state.exit_code}"

@@ -114,6 +114,25 @@ def test_a_start_that_has_not_begun_when_all_is_stopped_does_not_begin(
     assert done == []
 
 
+def test_nobody_waits_for_a_process_that_was_stopped_before_it_was_ready(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C during a start: the program ends when its last thread does."""
+    waiting = threading.Event()
+
+    def is_there(*_: object, **__: object) -> bool:
+        waiting.set()
+        return False
+
+    monkeypatch.setattr(Outliving, "exists", is_there)
+    with ThreadPoolExecutor() as pool:
+        ready = pool.submit(deployment.wait_ready, deployment.with_role("replica")[0])
+        waiting.wait()
+        deployment.stop()
+        with pytest.raises(LabFault, match="was stopped before"):
+            ready.result()
+
+
 def test_a_process_that_is_revived_while_it_is_to_be_held_down_is_stopped_after_it(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
