@@ -23,9 +23,9 @@ from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.tag import Tag
 
 __all__ = [
-    "Document",
     "Loc",
-    "Place",
+    "Position",
+    "YamlDocument",
     "depth_max",
     "file_bytes_max",
     "nodes_max",
@@ -52,7 +52,7 @@ _UNTAGGED: Final = Tag(suffix="untagged")
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """Where something stands in the file; both count from 1."""
 
     line: int
@@ -60,7 +60,7 @@ class Place:
 
 
 @dataclass
-class Document:
+class YamlDocument:
     """Plain data (dict, list, str, int, float, bool, None), places by path, mistakes of syntax.
 
     `places` has values, `key_places` the keys that name them, `spelled` the text in the file of
@@ -68,23 +68,23 @@ class Document:
     """
 
     data: Any = None
-    places: dict[Loc, Place] = field(default_factory=dict)
-    key_places: dict[Loc, Place] = field(default_factory=dict)
+    places: dict[Loc, Position] = field(default_factory=dict)
+    key_places: dict[Loc, Position] = field(default_factory=dict)
     spelled: dict[Loc, str] = field(default_factory=dict)
-    faults: list[tuple[Place, Loc, str]] = field(default_factory=list)
+    faults: list[tuple[Position, Loc, str]] = field(default_factory=list)
 
-    def place(self, loc: Loc, *, key: bool = False) -> Place:
+    def place(self, loc: Loc, *, key: bool = False) -> Position:
         """Nearest known place of a path, looking outwards."""
         where = self.key_places if key else self.places
         for end in range(len(loc), 0, -1):
             found = where.get(loc[:end]) or self.places.get(loc[:end])
             if found:
                 return found
-        return self.places.get((), Place(1, 1))
+        return self.places.get((), Position(1, 1))
 
 
 class _Refused(Exception):
-    def __init__(self, place: Place, message: str) -> None:
+    def __init__(self, place: Position, message: str) -> None:
         super().__init__(message)
         self.place = place
 
@@ -96,13 +96,13 @@ class _Untagged(VersionedResolver):
         return _UNTAGGED
 
 
-def parse(content: bytes) -> Document:
-    """Read one YAML document; never raises for what the bytes hold, see `Document.faults`."""
-    document = Document()
+def parse(content: bytes) -> YamlDocument:
+    """Read one YAML document; never raises for what the bytes hold, see `YamlDocument.faults`."""
+    document = YamlDocument()
     try:
         if len(content) > file_bytes_max:
             raise _Refused(
-                Place(1, 1),
+                Position(1, 1),
                 f"more than {file_bytes_max} bytes; split or shorten the file",
             )
         document.data = _Reader(document).plain(_composed(_text(content)), ())
@@ -117,7 +117,7 @@ def _text(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise _Refused(Place(line, 1), "not UTF-8 text; save the file as UTF-8") from error
+        raise _Refused(Position(line, 1), "not UTF-8 text; save the file as UTF-8") from error
 
 
 def _composed(text: str) -> Node:
@@ -129,23 +129,23 @@ def _composed(text: str) -> Node:
         root: Node | None = yaml.compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
+        place = Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
         if isinstance(error, MaxDepthExceededError):
             raise _Refused(place, f"nested deeper than {depth_max} levels") from error
         parts = (error.context, error.problem)
         raise _Refused(place, "not YAML: " + ", ".join(p for p in parts if p)) from error
     except Exception as error:  # the parser lets several builtin errors escape on odd input
         reason = str(error).partition("\n")[0]
-        raise _Refused(Place(1, 1), f"not YAML: {reason or type(error).__name__}") from error
+        raise _Refused(Position(1, 1), f"not YAML: {reason or type(error).__name__}") from error
     if root is None:
-        raise _Refused(Place(1, 1), "file is empty; see the sample files for the shape")
+        raise _Refused(Position(1, 1), "file is empty; see the sample files for the shape")
     return root
 
 
 class _Reader:
     """Nodes to plain data. Counts what aliases multiply, so a bomb stops at `nodes_max`."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: YamlDocument) -> None:
         self._document = document
         self._nodes = 0
 
@@ -215,5 +215,5 @@ def _resolved(text: str) -> Any:
     return text
 
 
-def _place(node: Node) -> Place:
-    return Place(node.start_mark.line + 1, node.start_mark.column + 1)
+def _place(node: Node) -> Position:
+    return Position(node.start_mark.line + 1, node.start_mark.column + 1)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydantic_core import ErrorDetails
 
-from inventory.document import Document, Loc
+from inventory.document import Loc, YamlDocument
 from inventory.schema import Schema, keys_at
 
 __all__ = ["Problem", "actual", "explained", "path_text", "problem"]
@@ -31,7 +31,7 @@ class Problem:
     what: str
 
 
-def problem(document: Document, loc: Loc, what: str, *, key: bool = False) -> Problem:
+def problem(document: YamlDocument, loc: Loc, what: str, *, key: bool = False) -> Problem:
     """A mistake at the value of `loc`, or at the key that names it."""
     place = document.place(loc, key=key)
     return Problem(place.line, place.column, path_text(loc), what)
@@ -58,7 +58,7 @@ def actual(loc: Loc, data: Any) -> Loc:
     return tuple(out)
 
 
-def explained(document: Document, schema: Schema, detail: ErrorDetails) -> Problem:
+def explained(document: YamlDocument, schema: Schema, detail: ErrorDetails) -> Problem:
     """One pydantic error. `schema` is that of the model, for the names of known keys."""
     kind, context = detail["type"], detail.get("ctx", {})
     loc, given = actual(detail["loc"], document.data), detail["input"]

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from inventory.checks import errors
-from inventory.document import Document, Loc, file_bytes_max, parse
+from inventory.document import Loc, YamlDocument, file_bytes_max, parse
 from inventory.entries import Ssh
 from inventory.explain import Problem, actual, explained, path_text, problem
 from inventory.mistake import Mistake
@@ -118,7 +118,7 @@ def _read(path: Path) -> bytes:
 
 
 def _validate(
-    document: Document, model: type[ModelT], stand_in: Mapping[str, Any]
+    document: YamlDocument, model: type[ModelT], stand_in: Mapping[str, Any]
 ) -> tuple[ModelT | None, list[Problem], list[Loc]]:
     """The model, and what is wrong; with mistakes, the model of what is left without them, and the
     items of lists that were left out, in this order."""

@@ -33,7 +33,7 @@ from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
 from testbed.wheelhouse import MICROPYTHON_MACHINES, NO_MICROPYTHON_FIX, Wheelhouse
 
-__all__ = ["Condition", "Examined", "Finding", "Grade", "compare", "examine", "judge"]
+__all__ = ["Condition", "DoctorFinding", "Examined", "Grade", "compare", "examine", "judge"]
 
 TEMPERATURE_MAX_C = 75.0
 """A Raspberry Pi slows itself down from 80 on."""
@@ -86,7 +86,7 @@ class Examined:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """One check of one host or board.
 
     `fix`: what fixes it. `on_host`: the fix is a command for the host; otherwise it is for this
@@ -120,31 +120,31 @@ def examine(lab: Lab, host: Host, wheelhouse: Wheelhouse, step: Step) -> Examine
     return Examined(condition, clock, ports, tuple(flashed), lack, woken)
 
 
-def judge(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
+def judge(lab: Lab, name: str, seen: Examined) -> Iterator[DoctorFinding]:
     """Every finding about one host and its boards."""
     yield from _identity(lab, name, seen.condition)
     yield from _disk(seen)
     if not seen.condition.systemd:
-        yield Finding("systemd", "failed", NO_SYSTEMD, NO_SYSTEMD_FIX)
+        yield DoctorFinding("systemd", "failed", NO_SYSTEMD, NO_SYSTEMD_FIX)
     yield from _login(seen.condition)
     yield from _health(seen.condition)
     yield from _clock(lab, name, seen)
     yield from _network(lab, name, seen.condition)
     if seen.lack:
         fix = "testbed provision -i FILE --limit NAMES"
-        yield Finding("software", "warning", seen.lack, fix, for_run=True)
+        yield DoctorFinding("software", "warning", seen.lack, fix, for_run=True)
     else:
-        yield Finding("software", "ok", "as here")
+        yield DoctorFinding("software", "ok", "as here")
     yield from _boards(lab, name, seen)
     for one in seen.woken:
         when = f"in {one.left_s} s" if one.left_s else "now"
         says = f"{one.name} waited since a restart; it runs {when}"
-        yield Finding("undo", "warning", says, "testbed restore -i FILE --limit NAMES")
+        yield DoctorFinding("undo", "warning", says, "testbed restore -i FILE --limit NAMES")
 
 
-def compare(lab: Lab, seen: Mapping[str, Examined]) -> dict[str, list[Finding]]:
+def compare(lab: Lab, seen: Mapping[str, Examined]) -> dict[str, list[DoctorFinding]]:
     """Findings by host for which several hosts must be compared: copied cards, distant clocks."""
-    found: dict[str, list[Finding]] = {name: [] for name in seen}
+    found: dict[str, list[DoctorFinding]] = {name: [] for name in seen}
     for check, fix, of in _ONE_OF_A_KIND:
         owners: dict[str, list[str]] = {}
         for name, one in seen.items():
@@ -153,91 +153,93 @@ def compare(lab: Lab, seen: Mapping[str, Examined]) -> dict[str, list[Finding]]:
             for name in names if value and len(names) > 1 else ():
                 others = ", ".join(other for other in names if other != name)
                 says = f"the same as that of {others}: was a card copied?"
-                found[name].append(Finding(check, "failed", says, fix, on_host=True))
+                found[name].append(DoctorFinding(check, "failed", says, fix, on_host=True))
     for name, says in clocks_apart(lab, {n: e.clock for n, e in seen.items()}).items():
-        found[name].append(Finding("clocks", "failed", says, SYNC_COMMAND, on_host=True))
+        found[name].append(DoctorFinding("clocks", "failed", says, SYNC_COMMAND, on_host=True))
     return found
 
 
-def _identity(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
+def _identity(lab: Lab, name: str, seen: Condition) -> Iterator[DoctorFinding]:
     wanted = lab.hosts[name].hw_serial
     if wanted is None:
         says = f"the inventory does not identify it; it is {seen.hw_serial or 'nameless'}"
         fix = f'add hw_serial: "{seen.hw_serial}"' if seen.hw_serial else ""
-        yield Finding("hardware", "warning" if fix else "ok", says, fix)
+        yield DoctorFinding("hardware", "warning" if fix else "ok", says, fix)
     elif wanted.lower() != seen.hw_serial.lower():
         says = f"hardware serial {seen.hw_serial or 'none'}, the inventory says {wanted}"
         fix = "testbed inventory discover -i FILE prints it; or another machine has its address"
-        yield Finding("hardware", "failed", says, fix)
+        yield DoctorFinding("hardware", "failed", says, fix)
     else:
-        yield Finding("hardware", "ok", wanted)
+        yield DoctorFinding("hardware", "ok", wanted)
 
 
-def _disk(seen: Examined) -> Iterator[Finding]:
+def _disk(seen: Examined) -> Iterator[DoctorFinding]:
     if seen.condition.unwritable:
         says = f"cannot write: {seen.condition.unwritable}"
         fix = "replace the card if it is dying; else: sudo mount -o remount,rw /"
-        yield Finding("file system", "failed", says, fix, on_host=True)
+        yield DoctorFinding("file system", "failed", says, fix, on_host=True)
     if seen.condition.noexec:
         fix = "mount it without noexec, or give the login another home"
-        yield Finding("file system", "failed", "our directory is mounted noexec", fix)
+        yield DoctorFinding("file system", "failed", "our directory is mounted noexec", fix)
     free = seen.condition.disk_free_mb
     grade: Grade = "warning" if free < DISK_FREE_WARN_MB else "ok"
     if free < (DISK_FREE_MIN_MB if seen.lack else RUN_DISK_FREE_MIN_MB):
         grade = "failed"
-    yield Finding("disk", grade, f"{free} MB free", "" if grade == "ok" else "remove files there")
+    yield DoctorFinding(
+        "disk", grade, f"{free} MB free", "" if grade == "ok" else "remove files there"
+    )
 
 
-def _login(seen: Condition) -> Iterator[Finding]:
+def _login(seen: Condition) -> Iterator[DoctorFinding]:
     if seen.sudo_s > SUDO_SLOW_S:
         why = "" if seen.name_resolves else ", and its own host name does not resolve"
         fix = "" if seen.name_resolves else _NAME_FIX
-        yield Finding("sudo", "warning", f"takes {seen.sudo_s:.0f} s{why}", fix, on_host=True)
+        yield DoctorFinding("sudo", "warning", f"takes {seen.sudo_s:.0f} s{why}", fix, on_host=True)
 
 
-def _health(seen: Condition) -> Iterator[Finding]:
+def _health(seen: Condition) -> Iterator[DoctorFinding]:
     if seen.temperature_c is not None:
         hot = seen.temperature_c > TEMPERATURE_MAX_C
         fix = "give it a heat sink or a fan" if hot else ""
         says = f"{seen.temperature_c:.0f} C"
-        yield Finding("temperature", "failed" if hot else "ok", says, fix)
+        yield DoctorFinding("temperature", "failed" if hot else "ok", says, fix)
     if seen.throttled is not None:
         now = throttled_words(seen.throttled)
         before = throttled_words(seen.throttled >> THROTTLED_SINCE_START)
         if now:
             fix = "use the official power supply and a short cable"
-            yield Finding("power", "failed", f"now: {', '.join(now)}", fix)
+            yield DoctorFinding("power", "failed", f"now: {', '.join(now)}", fix)
         elif before:
             says = f"since it was started: {', '.join(before)}"
             fix = "use a better power supply, then restart it"
-            yield Finding("power", "warning", says, fix)
+            yield DoctorFinding("power", "warning", says, fix)
         else:
-            yield Finding("power", "ok", "never throttled since it was started")
+            yield DoctorFinding("power", "ok", "never throttled since it was started")
 
 
-def _clock(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
+def _clock(lab: Lab, name: str, seen: Examined) -> Iterator[DoctorFinding]:
     limit_ms = lab.clock(name).max_error_ms
     offset_ms, bound_ms = seen.clock.offset_ms, seen.clock.bound_ms
     says = f"{offset_ms:+.2f} ms from here, known to {bound_ms:.2f} ms (at most {limit_ms:g})"
     if abs(offset_ms) - bound_ms > limit_ms:
         fix = f"{SYNC_COMMAND} (and here, one server for both); or raise clock: {{max_error}}"
-        yield Finding("clock", "failed", says, fix, on_host=True)
+        yield DoctorFinding("clock", "failed", says, fix, on_host=True)
     elif bound_ms > limit_ms:
         fix = "use a wired management network, or raise clock: {max_error}"
-        yield Finding("clock", "warning", says, fix)
+        yield DoctorFinding("clock", "warning", says, fix)
     else:
-        yield Finding("clock", "ok", says)
+        yield DoctorFinding("clock", "ok", says)
     if seen.condition.synchronised is False:
         says = "its clock is not synchronised"
-        yield Finding("time sync", "warning", says, SYNC_COMMAND, on_host=True)
+        yield DoctorFinding("time sync", "warning", says, SYNC_COMMAND, on_host=True)
 
 
-def _network(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
+def _network(lab: Lab, name: str, seen: Condition) -> Iterator[DoctorFinding]:
     net = lab.net(name)
     for key, interface in (("mgmt", net.mgmt), ("data", net.data)):
         if interface is not None and interface not in seen.interfaces:
             says = f"no interface {interface}; there are {', '.join(seen.interfaces)}"
-            yield Finding("network", "failed", says, f"correct net.{key} in the inventory")
+            yield DoctorFinding("network", "failed", says, f"correct net.{key} in the inventory")
     needs = {"netem": ("tc", "iproute2"), "nft": ("nft", "nftables")}
     caps = lab.hosts[name].caps
     for cap, (tool, package) in needs.items():
@@ -245,18 +247,18 @@ def _network(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
             continue
         if tool not in seen.tools:
             fix = f"sudo apt-get install {package}"
-            yield Finding(cap, "failed", f"no {tool}", fix, on_host=True)
+            yield DoctorFinding(cap, "failed", f"no {tool}", fix, on_host=True)
         elif seen.sudo_problem:
             says = f"{tool} needs root: {seen.sudo_problem}"
-            yield Finding(cap, "failed", says, NO_ROOT_FIX)
+            yield DoctorFinding(cap, "failed", says, NO_ROOT_FIX)
         elif cap == "netem" and not seen.netem:
             fix = "remove netem from caps, or install the kernel's sch_netem module"
-            yield Finding(cap, "failed", "this kernel has no netem", fix)
+            yield DoctorFinding(cap, "failed", "this kernel has no netem", fix)
         else:
-            yield Finding(cap, "ok", "usable")
+            yield DoctorFinding(cap, "ok", "usable")
 
 
-def _boards(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
+def _boards(lab: Lab, name: str, seen: Examined) -> Iterator[DoctorFinding]:
     for board_name, board in lab.boards_in_use().items():
         if board.host != name:
             continue
@@ -264,20 +266,20 @@ def _boards(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
         if not is_plugged(board):
             if seen.condition.machine not in MICROPYTHON_MACHINES:
                 says = f"no MicroPython interpreter for a {seen.condition.machine} machine"
-                yield Finding(check, "failed", says, NO_MICROPYTHON_FIX)
+                yield DoctorFinding(check, "failed", says, NO_MICROPYTHON_FIX)
             continue
         found = matching(board, seen.ports)
         there = ", ".join(f"{port.usb_serial} ({port.path})" for port in seen.ports) or "none"
         if not found:
             fix = "plug it in, or correct match:"
-            yield Finding(check, "failed", f"not found; ports: {there}", fix)
+            yield DoctorFinding(check, "failed", f"not found; ports: {there}", fix)
         elif len(found) > 1:
             says = f"{len(found)} ports match: {', '.join(port.path for port in found)}"
             fix = "match by usb_path: testbed inventory discover -i FILE prints it"
-            yield Finding(check, "failed", says, fix)
+            yield DoctorFinding(check, "failed", says, fix)
         elif board_name not in seen.flashed:
             fix = "testbed flash -i FILE --limit NAMES"
             says = f"at {found[0].path}, not flashed"
-            yield Finding(check, "warning", says, fix, board=board_name, for_run=True)
+            yield DoctorFinding(check, "warning", says, fix, board=board_name, for_run=True)
         else:
-            yield Finding(check, "ok", found[0].path)
+            yield DoctorFinding(check, "ok", found[0].path)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # slow to import, and most commands show no table
     from rich.live import Live
     from rich.table import Table
 
-__all__ = ["Outcome", "Progress", "Step", "at_once", "exit_code", "for_each", "problems"]
+__all__ = ["FleetTable", "HostOutcome", "Step", "at_once", "exit_code", "for_each", "problems"]
 
 HOSTS_AT_ONCE_MAX = 32
 _REFRESH_PER_S = 8
@@ -35,7 +35,7 @@ H = TypeVar("H")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(Generic[T]):
+class HostOutcome(Generic[T]):
     """The result for one host. `error` is None if it went well; otherwise `value` is None.
 
     `steps_s`: the steps that the work reported, in order, and how long each took.
@@ -65,7 +65,7 @@ class _Row:
     result: str = ""
 
 
-class Progress:
+class FleetTable:
     """A live table on a terminal, one line per finished host elsewhere; nothing if `quiet`."""
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
@@ -132,17 +132,17 @@ class Progress:
 def for_each(
     hosts: Mapping[str, H],
     work: Callable[[H, Step], T],
-    progress: Progress | None = None,
+    progress: FleetTable | None = None,
     describe: Callable[[T], str] = lambda _: "ok",
-) -> list[Outcome[T]]:
+) -> list[HostOutcome[T]]:
     """Runs `work(host, step)` on every host in parallel. Errors of the world become outcomes.
 
     Returns in the order of `hosts`. An error that is our bug is raised. Without `progress` nothing
     is shown.
     """
-    shown = progress or Progress("", quiet=True)
+    shown = progress or FleetTable("", quiet=True)
 
-    def one(name: str) -> Outcome[T]:
+    def one(name: str) -> HostOutcome[T]:
         shown.begin(name)
         value: T | None = None
         problem: TestbedError | None = None
@@ -152,7 +152,7 @@ def for_each(
             problem = error
         said = "FAILED" if value is None else describe(value)
         took_s, steps = shown.end(name, said)
-        return Outcome(name, value, problem, took_s, steps)
+        return HostOutcome(name, value, problem, took_s, steps)
 
     if not hosts:
         return []
@@ -186,7 +186,7 @@ def at_once(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
     return [future.result() for future in futures]
 
 
-def problems(outcomes: Sequence[Outcome[T]]) -> list[str]:
+def problems(outcomes: Sequence[HostOutcome[T]]) -> list[str]:
     """What failed. Hosts with the same failure share one entry."""
     alike: dict[str, list[str]] = {}
     for outcome in outcomes:
@@ -204,7 +204,7 @@ def _named(host: str, problem: str) -> str:
     return problem if problem.startswith(f"{host}: ") else f"{host}: {problem}"
 
 
-def exit_code(outcomes: Sequence[Outcome[T]]) -> int:
+def exit_code(outcomes: Sequence[HostOutcome[T]]) -> int:
     """0: all went well. 3: none did. 4: some did."""
     failed = sum(not outcome.ok for outcome in outcomes)
     if failed == 0:

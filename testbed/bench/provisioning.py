@@ -19,7 +19,7 @@ import msgspec
 from inventory.load import load_lab
 from testbed.campaign.hosts import opened_hosts
 from testbed.emulate.lab import EmulatedLab, down, up
-from testbed.emulate.plan import Options
+from testbed.emulate.plan import EmulationOptions
 from testbed.errors import LabFault
 from testbed.hosts.port import Host
 from testbed.provision.deployment import Deployment
@@ -55,7 +55,7 @@ def measure_provisioning(hosts: int) -> Provisioning:
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as directory:
         out = Path(directory) / "lab"
         try:
-            lab = up(out, Options(hosts, disk_mb=DISK_MB))
+            lab = up(out, EmulationOptions(hosts, disk_mb=DISK_MB))
             return _measure(lab, hosts)
         finally:
             down(out)

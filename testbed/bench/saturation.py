@@ -25,7 +25,7 @@ from testbed.bench.network import Network
 from testbed.bench.session import run, session
 from testbed.bench.stage import Say
 from testbed.profile import constant
-from testbed.report.saturation import Saturation, Step, knee_of, saturated
+from testbed.report.saturation import RateStep, Saturation, knee_of, saturated
 
 __all__ = ["BenchPlan", "BenchResult", "measure"]
 
@@ -75,8 +75,8 @@ def measure(plan: BenchPlan, say: Say = lambda _: None) -> BenchResult:
 
 async def _steps(
     plan: BenchPlan, network: Network, of: list[Device], say: Say
-) -> tuple[list[Step], list[float]]:
-    steps: list[Step] = []
+) -> tuple[list[RateStep], list[float]]:
+    steps: list[RateStep] = []
     late_ms: list[float] = []
     per_s = plan.from_per_s
     async with session(network, of, plan.payload_bytes, say) as bench:
@@ -146,10 +146,10 @@ class _Offered:
 
         return done
 
-    def step(self) -> Step:
+    def step(self) -> RateStep:
         ms = round(self._plan.step_s * 1000)
         p50_us, p99_us = (self._taken_us.get_value_at_percentile(each) for each in (50, 99))
-        return Step(
+        return RateStep(
             start_ms=0,
             end_ms=ms,
             offered_per_s=len(self._intended_s) / self._plan.step_s,

@@ -32,7 +32,7 @@ reset()
 """
 
 
-class Board:
+class OpenBoard:
     """The board's port, opened and locked for this process."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class Board:
 
 def main() -> None:
     """Answers orders until standard input ends."""
-    board = Board()
+    board = OpenBoard()
     for line in sys.stdin:
         order = json.loads(line)
         try:

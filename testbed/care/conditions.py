@@ -22,7 +22,7 @@ __all__ = [
     "RUN_DISK_FREE_MIN_MB",
     "THROTTLED_SINCE_START",
     "Conditions",
-    "Limits",
+    "HostLimits",
     "limits_of",
     "open_facts",
     "read_facts",
@@ -69,18 +69,18 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     load: float
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What must hold on a host. Otherwise the run does not count."""
 
     clock_error_ms_max: float
     disk_free_mb_min: int = RUN_DISK_FREE_MIN_MB
 
 
-def limits_of(lab: Lab) -> dict[str, Limits]:
+def limits_of(lab: Lab) -> dict[str, HostLimits]:
     """The limits of every host that is reached over SSH. Local hosts are this machine: it is not
     watched, and its results get a watermark."""
     return {
-        name: Limits(clock_error_ms_max=lab.clock(name).max_error_ms)
+        name: HostLimits(clock_error_ms_max=lab.clock(name).max_error_ms)
         for name, host in lab.active.items()
         if host.connection == "ssh"
     }

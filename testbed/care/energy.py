@@ -17,23 +17,23 @@ from inventory.entries import EmulatedMeter, ShellyMeter
 from inventory.model import Lab
 from testbed.errors import LabFault
 
-__all__ = ["Reading", "meters_of"]
+__all__ = ["EnergySample", "meters_of"]
 
 _ANSWER_S = 3.0
 _ANSWER_BYTES_MAX = 64 * 1024
 _WATTS_MAX = 100_000.0  # higher figures are taken as wrong
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class EnergySample(msgspec.Struct, frozen=True, kw_only=True):
     """`total_wh` is the meter's own counter, None if it has none."""
 
     watts: float
     total_wh: float | None = None
 
 
-def meters_of(lab: Lab) -> dict[str, Callable[[], Reading]]:
+def meters_of(lab: Lab) -> dict[str, Callable[[], EnergySample]]:
     """A function per active host with a meter, which reads it. It raises LabFault."""
-    found: dict[str, Callable[[], Reading]] = {}
+    found: dict[str, Callable[[], EnergySample]] = {}
     for name, host in lab.active.items():
         match host.meter:
             case None:
@@ -41,7 +41,7 @@ def meters_of(lab: Lab) -> dict[str, Callable[[], Reading]]:
             case ShellyMeter():
                 found[name] = partial(_shelly, name, host.meter)
             case EmulatedMeter():
-                found[name] = partial(Reading, watts=host.meter.watts)
+                found[name] = partial(EnergySample, watts=host.meter.watts)
             case _:
                 assert_never(host.meter)
     return found
@@ -56,7 +56,7 @@ class _Switch(msgspec.Struct):
     aenergy: _Counter | None = None
 
 
-def _shelly(name: str, meter: ShellyMeter) -> Reading:
+def _shelly(name: str, meter: ShellyMeter) -> EnergySample:
     try:
         said = msgspec.json.decode(
             _get(meter.addr, f"/rpc/Switch.GetStatus?id={meter.channel}"), type=_Switch
@@ -65,7 +65,7 @@ def _shelly(name: str, meter: ShellyMeter) -> Reading:
         # Without the address: it goes into a bundle.
         raise LabFault(f"{name}: its meter: {error}") from error
     total_wh = None if said.aenergy is None else said.aenergy.total
-    return Reading(watts=said.apower, total_wh=total_wh)
+    return EnergySample(watts=said.apower, total_wh=total_wh)
 
 
 def _get(address: str, path: str) -> bytes:

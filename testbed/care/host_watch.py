@@ -16,8 +16,8 @@ from typing import Any, Literal
 import msgspec
 
 from testbed.care.clock import ClockReading, read_clock
-from testbed.care.conditions import Conditions, Limits, open_facts, read_facts
-from testbed.care.energy import Reading
+from testbed.care.conditions import Conditions, HostLimits, open_facts, read_facts
+from testbed.care.energy import EnergySample
 from testbed.errors import LabFault
 from testbed.fleet import at_once
 from testbed.hosts.port import Dialogue, Host
@@ -44,10 +44,10 @@ class HostWatch:
         hosts: Mapping[str, Host],
         python: Mapping[str, str],
         write: Callable[..., None],
-        limits: Mapping[str, Limits],
+        limits: Mapping[str, HostLimits],
         every_s: float = EVERY_S,
         *,
-        meters: Mapping[str, Callable[[], Reading]] = {},
+        meters: Mapping[str, Callable[[], EnergySample]] = {},
         answered: Callable[[str], None] = lambda _: None,
         silent: Callable[[str], None] = lambda _: None,
     ) -> None:

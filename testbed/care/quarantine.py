@@ -26,10 +26,10 @@ from inventory.model import Lab
 from nodes.disk import write_atomically
 from testbed.errors import ConfigurationError
 
-__all__ = ["Change", "Quorum", "blocked", "quarantine", "release", "without"]
+__all__ = ["FaultTolerance", "QuarantineChange", "blocked", "quarantine", "release", "without"]
 
 
-class Quorum(NamedTuple):
+class FaultTolerance(NamedTuple):
     """Replicas in use, and how many faulty ones they tolerate."""
 
     n: int
@@ -40,18 +40,18 @@ class Quorum(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class QuarantineChange:
     """What was changed in the file, or would be. `changed` is False if the file had these values
     already."""
 
     changed: bool
-    before: Quorum
-    after: Quorum
+    before: FaultTolerance
+    after: FaultTolerance
 
 
 def quarantine(
     inventory: Path, host: str, reason: str, *, lower_f: bool = False, check: bool = False
-) -> Change:
+) -> QuarantineChange:
     """Mark a host as quarantined, for this reason. With `check` nothing is written.
 
     Raises ConfigurationError if the replicas that are left tolerate fewer faults than now; with
@@ -76,10 +76,10 @@ def quarantine(
     )
 
 
-def without(lab: Lab, hosts: Collection[str]) -> Quorum:
+def without(lab: Lab, hosts: Collection[str]) -> FaultTolerance:
     """The quorum without these hosts."""
     n = len([name for name in lab.replicas() if name not in hosts])
-    return Quorum(n, min(lab.f, max(0, (n - 1) // 3)))
+    return FaultTolerance(n, min(lab.f, max(0, (n - 1) // 3)))
 
 
 def blocked(lab: Lab, hosts: Collection[str]) -> str:
@@ -94,7 +94,7 @@ def blocked(lab: Lab, hosts: Collection[str]) -> str:
     return next((mistake.message.partition(";")[0] for mistake in mistakes), "")
 
 
-def release(inventory: Path, host: str, *, check: bool = False) -> Change:
+def release(inventory: Path, host: str, *, check: bool = False) -> QuarantineChange:
     """Remove the mark. `chain.f` stays as the file states it. Otherwise like `quarantine`."""
     before = load_lab(inventory)
     _known(before, host)
@@ -114,7 +114,7 @@ def _edit(
     lowered_f: int | None,
     *,
     check: bool,
-) -> Change:
+) -> QuarantineChange:
     target = inventory.resolve()
     old = target.read_bytes().decode()
     new = _edited(old, host, update, lowered_f)
@@ -128,7 +128,7 @@ def _edit(
     changed = after != before
     if changed and not check:
         write_atomically(target, new.encode(), stat.S_IMODE(target.stat().st_mode))
-    return Change(changed, without(before, ()), without(after, ()))
+    return QuarantineChange(changed, without(before, ()), without(after, ()))
 
 
 def _edited(text: str, host: str, update: dict[str, Any], lowered_f: int | None) -> str:

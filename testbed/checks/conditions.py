@@ -27,7 +27,7 @@ from typing import Annotated
 import msgspec
 
 from testbed.campaign.event import Disturbed
-from testbed.care.conditions import THROTTLED_SINCE_START, Conditions, Limits, throttled_words
+from testbed.care.conditions import THROTTLED_SINCE_START, Conditions, HostLimits, throttled_words
 from testbed.checks.logs import Milliseconds, Whole
 from testbed.grouped import grouped
 
@@ -41,7 +41,7 @@ class ConditionLine(msgspec.Struct, frozen=True, kw_only=True):
 
     t: int
     host: str
-    limits: Limits
+    limits: HostLimits
     seen: Conditions
 
 

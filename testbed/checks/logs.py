@@ -13,13 +13,13 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 __all__ = [
-    "Admitted",
     "AttackLine",
     "BlockDone",
     "BoardGap",
     "BrokerLine",
-    "Conflict",
+    "ConflictSeen",
     "DataAdded",
+    "DeviceAdmitted",
     "EventsDropped",
     "FaultLine",
     "GroupDenied",
@@ -66,7 +66,7 @@ class LogEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     node: str
 
 
-class Admitted(LogEvent, frozen=True, kw_only=True, tag="admitted"):
+class DeviceAdmitted(LogEvent, frozen=True, kw_only=True, tag="admitted"):
     """At a device: its enrolment was answered and the receipt verified. `latency_ms` is by the
     host's clock: negative if that was set back meanwhile."""
 
@@ -76,7 +76,7 @@ class Admitted(LogEvent, frozen=True, kw_only=True, tag="admitted"):
 
 class DataAdded(LogEvent, frozen=True, kw_only=True, tag="data"):
     """At a device: a reading of `source` (a board, None: its own) was answered.
-    `latency_ms` as of `Admitted`."""
+    `latency_ms` as of `DeviceAdmitted`."""
 
     id: str
     latency_ms: Milliseconds
@@ -178,7 +178,7 @@ class ViewEntered(LogEvent, frozen=True, kw_only=True, tag="view"):
     view: Whole
 
 
-class Conflict(LogEvent, frozen=True, kw_only=True, tag="conflict"):
+class ConflictSeen(LogEvent, frozen=True, kw_only=True, tag="conflict"):
     """At a gateway: `replica` signed two heads of one height."""
 
     replica: Whole

@@ -15,7 +15,7 @@ from chain.genesis import Genesis
 from testbed.checks.authority import unauthorised
 from testbed.checks.evidence import Evidence
 from testbed.checks.ledger import LedgerReport
-from testbed.checks.logs import Admitted, DataAdded
+from testbed.checks.logs import DataAdded, DeviceAdmitted
 from testbed.checks.records import Chain, Entry, board_readings
 
 __all__ = [
@@ -135,7 +135,7 @@ def no_unauthorised_commit(genesis: Genesis, chain: Chain) -> Property:
 
 def durability(evidence: Evidence, chains: Sequence[Chain], kept: str = "on the chain") -> Property:
     """Every request for which a device holds a receipt is on every chain that is high enough."""
-    receipts = {event.id: event.node for event in evidence.events(Admitted)}
+    receipts = {event.id: event.node for event in evidence.events(DeviceAdmitted)}
     receipts |= {event.id: event.node for event in evidence.events(DataAdded)}
     stored = [
         {entry.statement.request.hex(): entry.height for entry in chain.entries} for chain in chains

@@ -11,7 +11,7 @@ from __future__ import annotations
 from testbed.checks.evidence import Evidence
 from testbed.checks.finding import Finding
 from testbed.checks.ledger import FileReport, LedgerReport
-from testbed.checks.logs import Admitted
+from testbed.checks.logs import DeviceAdmitted
 from testbed.checks.properties import Property, durability, exactly_once
 
 __all__ = ["admitted", "report", "safety"]
@@ -21,7 +21,7 @@ _UNPROVEN = "nothing here can be verified without the provider's own keys"
 
 def admitted(evidence: Evidence) -> int:
     """How many of the lab's devices have a key. An attacker may have one too."""
-    known = {event.id for event in evidence.events(Admitted)}
+    known = {event.id for event in evidence.events(DeviceAdmitted)}
     stored = (e.statement for e in evidence.longest.entries if e.statement.op == "enrol")
     return sum(statement.request.hex() in known for statement in stored)
 

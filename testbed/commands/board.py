@@ -14,7 +14,7 @@ from inventory.model import Lab
 from testbed.boards.state import BoardSeen, BoardState, look_at_boards
 from testbed.commands.board_table import board_table
 from testbed.commands.options import InventoryOption, JsonOption, print_json
-from testbed.fleet import Outcome, Step, exit_code, for_each, problems
+from testbed.fleet import HostOutcome, Step, exit_code, for_each, problems
 from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.port import Host
 from testbed.printed import as_typed
@@ -81,7 +81,7 @@ def _hosts(lab: Lab, running: RunningLab | None) -> Iterator[Mapping[str, Host]]
             yield hosts
 
 
-def _all(lab: Lab, outcomes: list[Outcome[list[BoardSeen]]]) -> list[BoardSeen]:
+def _all(lab: Lab, outcomes: list[HostOutcome[list[BoardSeen]]]) -> list[BoardSeen]:
     """Every board of the inventory, in file order."""
     seen = {board.name: board for out in outcomes for board in out.value or ()}
     silent = {out.host: out.problem for out in outcomes if not out.ok}

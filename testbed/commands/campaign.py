@@ -24,7 +24,7 @@ from testbed.commands.options import (
     print_json,
 )
 from testbed.emulate.inventory_file import planned_lab
-from testbed.emulate.plan import Options, make_plan
+from testbed.emulate.plan import EmulationOptions, make_plan
 from testbed.errors import ConfigurationError
 from testbed.systems.chain import CHAIN
 
@@ -106,7 +106,7 @@ def stage_rows(inventory: Path | None) -> list[tuple[str, ...]]:
 
 def _stage_labs() -> list[Lab]:
     network, data = IPv4Network("10.83.0.0/24"), IPv4Network("10.84.0.0/24")
-    plan = make_plan("0000", Options(hosts=6, boards=2), network, data, "netem")
+    plan = make_plan("0000", EmulationOptions(hosts=6, boards=2), network, data, "netem")
     return [load_lab(), planned_lab(plan), load_lab(packaged("first-lab"))]
 
 

@@ -11,7 +11,7 @@ from testbed.campaign.between import assert_clean
 from testbed.care.lease import require_free
 from testbed.commands.fleet import LEASES_SHOWN, lease_exit_code, show
 from testbed.errors import ConfigurationError
-from testbed.fleet import Outcome, Step, for_each
+from testbed.fleet import HostOutcome, Step, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 from testbed.provision.layout import layout
@@ -39,7 +39,7 @@ def look_before(command: Sequence[str], lab: Lab, *, as_json: bool) -> int:
         return would[host.name]
 
     remote = limited(lab, None)
-    here = [Outcome(n, would[n], None, 0.0, ()) for n in lab.active if n not in remote]
+    here = [HostOutcome(n, would[n], None, 0.0, ()) for n in lab.active if n not in remote]
     with ssh_hosts(lab, remote) as hosts:
         outcomes = [*here, *for_each(hosts, work)]
     took_s = time.monotonic() - began_s

@@ -14,8 +14,8 @@ from inventory.model import Lab
 from testbed.care.quarantine import blocked, without
 from testbed.commands.fleet import LimitOption, Shown, show
 from testbed.commands.options import InventoryOption, JsonOption, columns
-from testbed.doctor import Examined, Finding, Grade, compare, examine, judge
-from testbed.fleet import Outcome, Step, exit_code, for_each, problems
+from testbed.doctor import DoctorFinding, Examined, Grade, compare, examine, judge
+from testbed.fleet import HostOutcome, Step, exit_code, for_each, problems
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 from testbed.printed import as_typed
@@ -25,7 +25,7 @@ __all__ = ["doctor"]
 
 REASON_CHARS_MAX = 120  # the reason in a proposed quarantine; a person may write a longer one
 
-Findings = Sequence[Finding]
+Findings = Sequence[DoctorFinding]
 _GRADES: tuple[Grade, ...] = get_args(Grade)
 
 
@@ -58,21 +58,21 @@ def doctor(
     raise typer.Exit(code)
 
 
-def _judged(lab: Lab, outcomes: Sequence[Outcome[Examined]]) -> list[Outcome[Findings]]:
+def _judged(lab: Lab, outcomes: Sequence[HostOutcome[Examined]]) -> list[HostOutcome[Findings]]:
     seen = {outcome.host: outcome.value for outcome in outcomes if outcome.value is not None}
     together = compare(lab, seen)
 
-    def findings(outcome: Outcome[Examined]) -> Outcome[Findings]:
+    def findings(outcome: HostOutcome[Examined]) -> HostOutcome[Findings]:
         value = outcome.value
         found = None
         if value is not None:
             found = [*judge(lab, outcome.host, value), *together[outcome.host]]
-        return Outcome(outcome.host, found, outcome.error, outcome.took_s, outcome.steps_s)
+        return HostOutcome(outcome.host, found, outcome.error, outcome.took_s, outcome.steps_s)
 
     return [findings(outcome) for outcome in outcomes]
 
 
-def _unfit(outcome: Outcome[Findings]) -> str:
+def _unfit(outcome: HostOutcome[Findings]) -> str:
     """Why a host must not take part in a run; empty if it may."""
     if not outcome.ok:
         return outcome.problem.splitlines()[0].removeprefix(f"{outcome.host}: ")
@@ -81,7 +81,7 @@ def _unfit(outcome: Outcome[Findings]) -> str:
 
 
 def _print(
-    lab: Lab, outcomes: Sequence[Outcome[Findings]], unfit: Mapping[str, str], *, together: bool
+    lab: Lab, outcomes: Sequence[HostOutcome[Findings]], unfit: Mapping[str, str], *, together: bool
 ) -> None:
     if not outcomes:
         typer.echo("nothing to do: no host is reached over SSH")

@@ -12,7 +12,7 @@ import typer
 from testbed.commands.options import JsonOption, columns, print_found, time_option
 from testbed.emulate import lab
 from testbed.emulate.inventory_file import FILES
-from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, Login, Options
+from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, EmulationOptions, Login
 from testbed.errors import ConfigurationError
 from testbed.printed import as_typed
 
@@ -63,7 +63,9 @@ def up(
 ) -> None:
     """Make hosts and boards; write inventory, key and known_hosts. If they are up, do nothing."""
     began = time.monotonic()
-    made = lab.up(out, Options(hosts, boards, _percent(cpu), disk_mb, login, systemd, wrong_clock))
+    made = lab.up(
+        out, EmulationOptions(hosts, boards, _percent(cpu), disk_mb, login, systemd, wrong_clock)
+    )
     took_s = time.monotonic() - began
     found = {
         "ok": True,

@@ -20,7 +20,7 @@ from testbed.care.lease import Lease
 from testbed.commands.fleet import Shown, show
 from testbed.commands.options import CheckOption, InventoryOption, JsonOption
 from testbed.errors import ConfigurationError
-from testbed.fleet import Progress, Step, exit_code, for_each
+from testbed.fleet import FleetTable, Step, exit_code, for_each
 from testbed.hosts.opening import ssh_hosts
 from testbed.provision.ready import interpreters
 
@@ -78,7 +78,7 @@ def flash(
         with ExitStack() as stack:
             if not check:
                 stack.enter_context(Lease(hosts))
-            progress = Progress("flash", quiet=as_json)
+            progress = FleetTable("flash", quiet=as_json)
             outcomes = for_each(places, work, progress, lambda board: board.greeting)
     shown: Shown[FlashedBoard] = Shown(
         ("RESULT",),

@@ -14,7 +14,7 @@ import typer
 from inventory.model import Lab
 from testbed.commands.options import columns, print_json
 from testbed.errors import LockedError
-from testbed.fleet import Outcome, Progress, Step, exit_code, for_each, problems
+from testbed.fleet import FleetTable, HostOutcome, Step, exit_code, for_each, problems
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.printed import as_typed
 
@@ -60,19 +60,19 @@ def on_hosts(
     *,
     as_json: bool,
     more: Mapping[str, Any] | None = None,
-) -> list[Outcome[T]]:
+) -> list[HostOutcome[T]]:
     """Do `work` on a lab's hosts and report it. `command`: the words that retry it. `more` is added
     to the JSON beside the hosts."""
     began_s = time.monotonic()
     with ssh_hosts(lab, limited(lab, limit)) as hosts:
-        progress = Progress(command[0], quiet=as_json)
+        progress = FleetTable(command[0], quiet=as_json)
         outcomes = for_each(hosts, work, progress, lambda value: shown.cells(value)[0])
     show(outcomes, time.monotonic() - began_s, shown, command, as_json=as_json, more=more)
     return outcomes
 
 
 def show(
-    outcomes: Sequence[Outcome[T]],
+    outcomes: Sequence[HostOutcome[T]],
     took_s: float,
     shown: Shown[T],
     command: Sequence[str],
@@ -89,7 +89,7 @@ def show(
 
 
 def _print_json(
-    outcomes: Sequence[Outcome[T]], took_s: float, shown: Shown[T], more: Mapping[str, Any]
+    outcomes: Sequence[HostOutcome[T]], took_s: float, shown: Shown[T], more: Mapping[str, Any]
 ) -> None:
     print_json(
         {
@@ -111,7 +111,7 @@ def _print_json(
 
 
 def _print_table(
-    outcomes: Sequence[Outcome[T]], shown: Shown[T], command: Sequence[str], *, together: bool
+    outcomes: Sequence[HostOutcome[T]], shown: Shown[T], command: Sequence[str], *, together: bool
 ) -> None:
     """Prints one row per host. Below are the failures (hosts with the same failure together) and
     the command that retries: for the hosts that failed, or unchanged with `together`."""
@@ -137,7 +137,7 @@ LEASES_SHOWN: Shown[str] = Shown(
 )
 
 
-def lease_exit_code(outcomes: Sequence[Outcome[str]]) -> int:
+def lease_exit_code(outcomes: Sequence[HostOutcome[str]]) -> int:
     """5 if somebody else has one of the hosts; otherwise as for all commands."""
     if any(isinstance(outcome.error, LockedError) for outcome in outcomes):
         return LockedError.exit_code

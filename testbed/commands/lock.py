@@ -21,7 +21,7 @@ from testbed.commands.fleet import (
 )
 from testbed.commands.options import CheckOption, InventoryOption, JsonOption, time_option
 from testbed.errors import LockedError
-from testbed.fleet import Outcome, Step, for_each
+from testbed.fleet import HostOutcome, Step, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 
@@ -69,7 +69,7 @@ def lock(
     raise typer.Exit(lease_exit_code(outcomes))
 
 
-def _look(hosts: Mapping[str, Host], for_ms: float) -> list[Outcome[str]]:
+def _look(hosts: Mapping[str, Host], for_ms: float) -> list[HostOutcome[str]]:
     def work(host: Host, step: Step) -> str:
         step("looking")
         require_free(host)
@@ -78,7 +78,7 @@ def _look(hosts: Mapping[str, Host], for_ms: float) -> list[Outcome[str]]:
     return for_each(hosts, work)
 
 
-def _lock_all(hosts: Mapping[str, Host], lease_s: float) -> list[Outcome[str]]:
+def _lock_all(hosts: Mapping[str, Host], lease_s: float) -> list[HostOutcome[str]]:
     token = secrets.token_hex(16)
 
     def work(host: Host, step: Step) -> str:
@@ -86,7 +86,7 @@ def _lock_all(hosts: Mapping[str, Host], lease_s: float) -> list[Outcome[str]]:
         claim(host, token, me(person=True), round(lease_s))
         return f"yours for {duration_text(lease_s * 1000)}"
 
-    def give_back() -> list[Outcome[None]]:
+    def give_back() -> list[HostOutcome[None]]:
         return for_each(hosts, lambda host, _: release(host, token))
 
     try:

@@ -68,7 +68,7 @@ def times(
 ) -> None:
     """Print how late events began, were seen and ended, by kind."""
     from testbed.checks.evidence import Evidence  # noqa: PLC0415 - loads statistics
-    from testbed.report.times import Late  # noqa: PLC0415 - see above
+    from testbed.report.times import Lateness  # noqa: PLC0415 - see above
     from testbed.report.times import times as times_of  # noqa: PLC0415 - see above
 
     found = times_of(Evidence(run) for name in runs for run in find_bundle(name).runs)
@@ -76,7 +76,7 @@ def times(
         print_json(msgspec.to_builtins(found))
         return
 
-    def cells(late: Late) -> tuple[str, str]:
+    def cells(late: Lateness) -> tuple[str, str]:
         return ("-", "-") if late.p50_ms is None else (f"{late.p50_ms:.0f}", f"{late.max_ms:.0f}")
 
     head = (

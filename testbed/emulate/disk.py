@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.hazmat.primitives.serialization import PublicFormat as Public
 
-from testbed.emulate.plan import LabPlan, Login, Machine, Oddity, Options
+from testbed.emulate.plan import EmulatedMachine, EmulationOptions, LabPlan, Login, Oddity
 from testbed.emulate.preflight import faketime
 from testbed.emulate.tools import attempt, demand
 from testbed.programs import source
@@ -116,7 +116,7 @@ def ssh_key_pair(comment: str) -> tuple[bytes, str]:
     return private, f"{public} {comment}"
 
 
-def make_disk(place: Path, plan: LabPlan, machine: Machine, client_key: str) -> str:
+def make_disk(place: Path, plan: LabPlan, machine: EmulatedMachine, client_key: str) -> str:
     """Mount and fill a host's disk, `upper` and `work`; returns its public host key line."""
     mount("tmpfs", place, f"size={plan.options.disk_mb}m,mode=755")
     upper = place / "upper"
@@ -208,7 +208,7 @@ def _is_pi(line: str) -> bool:
     return name == "pi" or number == str(_PI)
 
 
-def _write_oddity(upper: Path, oddity: Oddity, options: Options) -> None:
+def _write_oddity(upper: Path, oddity: Oddity, options: EmulationOptions) -> None:
     """Writes the files that make this host unusual. sshd starts bash, which reads .bashrc for each
     command."""
     bashrc = _home(upper, options.login) / ".bashrc"

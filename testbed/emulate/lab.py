@@ -30,7 +30,7 @@ from testbed.emulate import cgroup, network, preflight
 from testbed.emulate.control import ask
 from testbed.emulate.disk import ssh_key_pair
 from testbed.emulate.inventory_file import FILES, inventory_text
-from testbed.emulate.plan import LabPlan, Machine, Options, Shaping, make_plan
+from testbed.emulate.plan import EmulatedMachine, EmulationOptions, LabPlan, Shaping, make_plan
 from testbed.emulate.tools import tool
 from testbed.errors import ConfigurationError, LabFault
 from testbed.fleet import at_once
@@ -115,7 +115,7 @@ class EmulatedLab:
             names = ", ".join(silent)
             raise LabFault(f"no SSH server answers on {names}; {silent[0]}'s console says: {said}")
 
-    def _comes_up(self, machine: Machine) -> bool:
+    def _comes_up(self, machine: EmulatedMachine) -> bool:
         """Whether the host answers. False as soon as the host has ended, or if it is silent for too
         long."""
         until = time.monotonic() + SSH_ANSWERS_WITHIN_S
@@ -137,7 +137,7 @@ class EmulatedLab:
         return host
 
 
-def up(out: Path, options: Options) -> EmulatedLab:
+def up(out: Path, options: EmulationOptions) -> EmulatedLab:
     """Make the lab and its files in `out`, or find that it is up already.
 
     Raises ConfigurationError if this machine cannot make one, or if `out` holds another lab.
@@ -210,7 +210,7 @@ def _lab_ids(out: Path) -> set[str]:
     return noted | ({state.lab_id} if state else set())
 
 
-def _make(out: Path, options: Options) -> EmulatedLab:
+def _make(out: Path, options: EmulationOptions) -> EmulatedLab:
     lab_id = _new_id(out)
     runtime = RUNTIME / lab_id
     consoles = out / "console"

@@ -20,7 +20,7 @@ from pathlib import Path
 from testbed.emulate import network
 from testbed.emulate.cgroup import Groups
 from testbed.emulate.disk import clock_is_behind, make_disk, mount
-from testbed.emulate.plan import Board, LabPlan, Machine
+from testbed.emulate.plan import EmulatedBoard, EmulatedMachine, LabPlan
 from testbed.emulate.switch import Switch
 from testbed.emulate.tools import TOOL_PATH, attempt, tool
 from testbed.errors import LabFault
@@ -40,7 +40,7 @@ class RunningMachine:
     def __init__(
         self,
         plan: LabPlan,
-        machine: Machine,
+        machine: EmulatedMachine,
         *,
         runtime: Path,
         consoles: Path,
@@ -183,7 +183,7 @@ class RunningMachine:
         running = _children(self._process.pid) if self._process else []
         return running[0] if running else None
 
-    def _plug(self, board: Board) -> subprocess.Popen[bytes]:
+    def _plug(self, board: EmulatedBoard) -> subprocess.Popen[bytes]:
         """Plugs a board in. It runs outside the host; only its serial port is inside."""
         home = self._runtime / "boards" / board.name
         link = self._home / "serial" / board.port

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from testbed.emulate.plan import LabPlan, Machine
+from testbed.emulate.plan import EmulatedMachine, LabPlan
 from testbed.emulate.tools import attempt, demand, tool
 from testbed.errors import LabFault
 
@@ -118,7 +118,7 @@ def open_bridges(plan: LabPlan) -> None:
         )
 
 
-def cable(plan: LabPlan, machine: Machine, netns: Path) -> None:
+def cable(plan: LabPlan, machine: EmulatedMachine, netns: Path) -> None:
     """Makes a new namespace with eth0 and eth1 for one boot of a host. A file names it.
 
     With the switch, the TAP device `d-<host>` must exist already.

@@ -12,12 +12,12 @@ from typing import Literal
 
 __all__ = [
     "HOSTS_MAX",
-    "Board",
+    "EmulatedBoard",
+    "EmulatedMachine",
+    "EmulationOptions",
     "LabPlan",
     "Login",
-    "Machine",
     "Oddity",
-    "Options",
     "Shaping",
     "make_plan",
 ]
@@ -42,7 +42,7 @@ _CLOCK_HOSTS_MIN = 4  # the last host's clock is behind at each start
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class EmulationOptions:
     """What the command line asks for. `cpu_percent` of one core, None for no limit.
 
     Without `systemd` a host runs an SSH server and nothing else; `provision` refuses it. With
@@ -59,7 +59,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class EmulatedMachine:
     """One emulated host."""
 
     name: str
@@ -73,7 +73,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class EmulatedBoard:
     """One emulated sensor board, plugged into a host; `port` is its name there."""
 
     name: str
@@ -91,12 +91,12 @@ class LabPlan:
     """The whole lab. `lab_id` is four hexadecimal digits. Every name in the lab contains it."""
 
     lab_id: str
-    options: Options
+    options: EmulationOptions
     network: str
     data_network: str
     shaping: Shaping
-    machines: tuple[Machine, ...]
-    boards: tuple[Board, ...]
+    machines: tuple[EmulatedMachine, ...]
+    boards: tuple[EmulatedBoard, ...]
 
     @property
     def own_addr(self) -> str:
@@ -126,7 +126,7 @@ class LabPlan:
 
 def make_plan(
     lab_id: str,
-    options: Options,
+    options: EmulationOptions,
     network: IPv4Network,
     data_network: IPv4Network,
     shaping: Shaping,
@@ -146,7 +146,7 @@ def make_plan(
         roles[name].append("replica")
     roles[extra[0]] += ["gateway", "broker"]
     boards = tuple(
-        Board(f"th{n:02}", carriers[-1 - n % len(carriers)], f"EMU{lab_id.upper()}{n:04}")
+        EmulatedBoard(f"th{n:02}", carriers[-1 - n % len(carriers)], f"EMU{lab_id.upper()}{n:04}")
         for n in range(1, options.boards + 1)
     )
     for name in {board.host: None for board in boards} or {names[-1]: None}:
@@ -157,7 +157,7 @@ def make_plan(
     odd_clock = options.wrong_clock or (options.systemd and len(names) >= _CLOCK_HOSTS_MIN)
     behind = names[-1] if odd_clock else None
     machines = tuple(
-        Machine(
+        EmulatedMachine(
             name,
             str(network[_FIRST_ADDRESS + n]),
             str(data_network[_FIRST_ADDRESS + n]),

@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from testbed.emulate.plan import Options
+from testbed.emulate.plan import EmulationOptions
 from testbed.emulate.tools import TOOL_PATH, attempt, tool
 
 __all__ = ["faketime", "kernel_has_netem", "missing"]
@@ -26,7 +26,7 @@ _TOOLS = {
 }
 
 
-def missing(options: Options) -> list[str]:
+def missing(options: EmulationOptions) -> list[str]:
     """One line for each thing that is missing; empty when a lab can be made."""
     if sys.platform != "linux":
         return ["emulated hosts are Linux namespaces: use a Linux machine"]

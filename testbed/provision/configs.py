@@ -41,7 +41,7 @@ __all__ = [
     "STORE",
     "TRACE",
     "File",
-    "Network",
+    "LabNetwork",
     "broker_config",
     "config_file",
     "files_of",
@@ -70,7 +70,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Network:
+class LabNetwork:
     """The processes of a network, and what their files are made from. `ports`: by the names of
     `layout.sockets`."""
 
@@ -115,7 +115,7 @@ class Network:
         )
 
 
-def files_of(node: Node, network: Network) -> Iterator[File]:
+def files_of(node: Node, network: LabNetwork) -> Iterator[File]:
     """The files that this process needs before it starts (boards are flashed instead)."""
     lab, material = network.lab, network.material
     metrics = metrics_address(node, network.nodes, lab)
@@ -179,7 +179,7 @@ def config_file(config: msgspec.Struct, metrics: Address | None = None) -> File:
     return File(CONFIG, msgspec.json.format(msgspec.json.encode(config), indent=1) + b"\n")
 
 
-def _replica(node: Node, network: Network) -> ReplicaConfig:
+def _replica(node: Node, network: LabNetwork) -> ReplicaConfig:
     return ReplicaConfig(
         name=node.name,
         replica=node.index,
@@ -196,7 +196,7 @@ def _replica(node: Node, network: Network) -> ReplicaConfig:
     )
 
 
-def broker_config(node: Node, network: Network, metrics: Address | None) -> BrokerConfig:
+def broker_config(node: Node, network: LabNetwork, metrics: Address | None) -> BrokerConfig:
     """The config of the process `node`, which is a broker."""
     host, port = network.address(node)
     carriers = network.ports.get(carriers_socket(node))
@@ -212,7 +212,7 @@ def broker_config(node: Node, network: Network, metrics: Address | None) -> Brok
     )
 
 
-def _gateway(node: Node, network: Network) -> GatewayConfig:
+def _gateway(node: Node, network: LabNetwork) -> GatewayConfig:
     return GatewayConfig(
         name=node.name,
         genesis=GENESIS,
@@ -230,7 +230,7 @@ def _gateway(node: Node, network: Network) -> GatewayConfig:
     )
 
 
-def _device(node: Node, network: Network) -> MobileConfig | EnvironmentConfig:
+def _device(node: Node, network: LabNetwork) -> MobileConfig | EnvironmentConfig:
     lab = network.lab
     common: dict[str, Any] = {
         "name": node.name,

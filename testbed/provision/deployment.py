@@ -37,7 +37,7 @@ from testbed.provision.configs import (
     READY,
     TRACE,
     File,
-    Network,
+    LabNetwork,
 )
 from testbed.provision.layout import PROCESS_ROLES, Node, NodeRole, layout, sockets
 from testbed.provision.material import Material, make_keys, read_factory
@@ -81,7 +81,7 @@ class Deployment:
         self.nodes = layout(lab)
         self._python = python
         self._progress = progress
-        self._network: Network | None = None
+        self._network: LabNetwork | None = None
         self.broker_version: str | None = None  # "mosquitto 2.0.11", or "embedded"
         self.programs: dict[str, str] = {}  # in place of the role's own, by process
         self.begun: set[str] = set()  # names of all processes that were ever started
@@ -99,7 +99,7 @@ class Deployment:
         self.stop()
 
     @property
-    def _made(self) -> Network:
+    def _made(self) -> LabNetwork:
         assert self._network is not None, "set_up was not called"
         return self._network
 
@@ -150,7 +150,7 @@ class Deployment:
         keys = make_keys(self.hosts, self._python, list(self.nodes))
         factory = read_factory(self.lab, self.hosts, self.nodes)
         material = self.system.material(self.lab, self.nodes, keys, factory)
-        self._network = Network(self.nodes, self.lab, material, ports)
+        self._network = LabNetwork(self.nodes, self.lab, material, ports)
         self._progress("writing configs and flashing boards")
         at_once(self._write_files, self.nodes)
         at_once(self._prepare_board, self.with_role("board"))

@@ -33,7 +33,7 @@ from testbed.hosts.port import (
 from testbed.programs import shell
 from testbed.provision.layout import Node
 from testbed.provision.probe import STAMP, Facts, Stamp, present, probe, tree
-from testbed.wheelhouse import Archive, Target, Wheelhouse
+from testbed.wheelhouse import Archive, Platform, Wheelhouse
 
 if TYPE_CHECKING:  # Paramiko is slow to import, and loopback needs only `PYTHON`.
     from testbed.hosts.ssh import SshHost
@@ -166,7 +166,7 @@ def plan_installation(
         fix = "mount it without noexec, or give the login a home elsewhere"
         raise HostFault(host.name, "provision", problem, fix)
     here = [board for board in lab.boards_in_use().values() if board.host == host.name]
-    target = Target(
+    target = Platform(
         machine=facts.machine,
         python=facts.python,
         glibc=facts.glibc,

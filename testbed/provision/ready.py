@@ -10,7 +10,7 @@ from testbed.fleet import at_once
 from testbed.hosts.port import Host
 from testbed.provision.install import PYTHON
 from testbed.provision.probe import Facts, probe
-from testbed.wheelhouse import Target, Wheelhouse
+from testbed.wheelhouse import Platform, Wheelhouse
 
 __all__ = ["interpreters", "staleness"]
 
@@ -21,7 +21,7 @@ def staleness(facts: Facts, wheelhouse: Wheelhouse) -> str:
         return "files of its environment are missing or changed"
     if not facts.stamp.code:
         return "not provisioned"
-    target = Target(facts.machine, facts.python, facts.glibc, facts.magic)
+    target = Platform(facts.machine, facts.python, facts.glibc, facts.magic)
     if facts.stamp.code != wheelhouse.code(target).key:
         return "it has another version of our code"
     return ""

@@ -29,12 +29,12 @@ __all__ = [
     "ARMS",
     "MADE_ALIKE",
     "SAME_VERDICTS",
-    "Change",
     "Comparison",
-    "Curve",
     "Difference",
     "FigurePair",
     "JudgedBundle",
+    "SizeCurve",
+    "VerdictChange",
     "compare",
     "curves_over_replicas",
     "read_result",
@@ -93,7 +93,7 @@ class FigurePair(msgspec.Struct, frozen=True, kw_only=True):
         return str(self.a.n) if self.a.n == self.b.n else f"{self.a.n} and {self.b.n}"
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class VerdictChange(msgspec.Struct, frozen=True, kw_only=True):
     """A verdict that differs in `b`."""
 
     name: str
@@ -111,10 +111,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     b: str
     obstacles: tuple[str, ...]
     differences: tuple[Difference, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[VerdictChange, ...]
     figures: tuple[FigurePair, ...]
     systems: tuple[str, str] = ("chain", "chain")
-    verdicts: tuple[Change, ...] = ()
+    verdicts: tuple[VerdictChange, ...] = ()
     loopback: bool = False
 
     @property
@@ -125,7 +125,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return "Medians over runs; the schedules differ, so that runs are compared as two groups."
 
 
-class Curve(msgspec.Struct, frozen=True, kw_only=True):
+class SizeCurve(msgspec.Struct, frozen=True, kw_only=True):
     """One quantity in the runs of one arm against the number of replicas. `of`: what has it, as
     `admission`. `points`: (replicas, median over the runs) in the order of replicas."""
 
@@ -166,7 +166,7 @@ def compare(a: JudgedBundle, b: JudgedBundle) -> Comparison:
     )
 
 
-def curves_over_replicas(results: Sequence[JudgedBundle]) -> tuple[Curve, ...]:
+def curves_over_replicas(results: Sequence[JudgedBundle]) -> tuple[SizeCurve, ...]:
     """Every quantity that the results of the first one's test, system and stage all have. None if
     there are fewer than two, or two with the same number of replicas."""
     first = results[0]
@@ -190,7 +190,9 @@ def curves_over_replicas(results: Sequence[JudgedBundle]) -> tuple[Curve, ...]:
                 if all(values):
                     points = tuple(zip(sorted(sizes), map(median, values), strict=True))
                     found.append(
-                        Curve(of=of, name=quantity.name, unit=quantity.unit, arm=arm, points=points)
+                        SizeCurve(
+                            of=of, name=quantity.name, unit=quantity.unit, arm=arm, points=points
+                        )
                     )
     return tuple(found)
 
@@ -273,11 +275,11 @@ def _about(result: JudgedBundle) -> dict[str, dict[str, object]]:
     return {path.stem: first.read_json(f"env/{path.name}") for path in paths}
 
 
-def _verdicts(a: JudgedBundle, b: JudgedBundle) -> Iterator[Change]:
-    yield Change(name="verdict", a=a.verdict, b=b.verdict)
+def _verdicts(a: JudgedBundle, b: JudgedBundle) -> Iterator[VerdictChange]:
+    yield VerdictChange(name="verdict", a=a.verdict, b=b.verdict)
     for name in [*a.judged, *(n for n in b.judged if n not in a.judged)]:
         left, right = a.judged.get(name, "not judged"), b.judged.get(name, "not judged")
-        yield Change(name=name, a=left, b=right)
+        yield VerdictChange(name=name, a=left, b=right)
 
 
 def _held(value: bool | None) -> str:

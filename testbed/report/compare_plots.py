@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from testbed.errors import ConfigurationError
-from testbed.report.compare import ARMS, Comparison, Curve
+from testbed.report.compare import ARMS, Comparison, SizeCurve
 from testbed.report.pairing import Estimate
 from testbed.report.panels import VALUE_SIZE, Panel, estimate_row, panels
 from testbed.report.style import (
@@ -81,7 +81,7 @@ def _points(
         write_beside(axes, f"{name[0]}: 0", (0, at), (4, 0), fontsize=VALUE_SIZE, **left_end)
 
 
-def draw_over_replicas(curves: Sequence[Curve], *, loopback: bool) -> tuple[Plot, ...]:
+def draw_over_replicas(curves: Sequence[SizeCurve], *, loopback: bool) -> tuple[Plot, ...]:
     """A figure for each arm: its quantities against the number of replicas, with intervals of the
     medians. `loopback`: they are no measurements of boards."""
     mark = WATERMARK if loopback else None
@@ -96,7 +96,7 @@ def draw_over_replicas(curves: Sequence[Curve], *, loopback: bool) -> tuple[Plot
         )
 
 
-def over_replicas(curves: Sequence[Curve], mark: str | None = None) -> Figure:
+def over_replicas(curves: Sequence[SizeCurve], mark: str | None = None) -> Figure:
     """A panel for the curves of each thing; they all have the same numbers of replicas."""
     sizes = [size for size, _ in curves[0].points]
     shown = [

@@ -32,7 +32,7 @@ from testbed.report.style import (
 )
 from testbed.report.summary import AttackResult
 
-__all__ = ["Flood", "draw_beside", "draw_floods", "floods_of"]
+__all__ = ["FloodResult", "draw_beside", "draw_floods", "floods_of"]
 
 KIND = "device.flood"
 LAYERS = ("broker", "gateway", "group", "ledger")
@@ -41,7 +41,7 @@ MARKERS = "osv^D"
 NAME_IN = 0.05  # of a character of a row's name
 
 
-class Flood(msgspec.Struct, frozen=True, kw_only=True):
+class FloodResult(msgspec.Struct, frozen=True, kw_only=True):
     """One flood: `sent_per_s` messages of the attacker; honest answers per second and honest p99
     meanwhile (None if no reading was due). `stopped`: by layer, as a share of the attacker's
     messages."""
@@ -57,7 +57,7 @@ class Flood(msgspec.Struct, frozen=True, kw_only=True):
 
 def floods_of(
     events: Iterable[ScheduledEvent], judged: Mapping[str, Judgement | AttackResult]
-) -> list[Flood]:
+) -> list[FloodResult]:
     """The floods of a run, by kind and rate. `judged` by the id of the attack."""
     hows = {each.fault: str(each.params["how"]) for each in events if each.kind == KIND}
     found = []
@@ -72,7 +72,7 @@ def floods_of(
         sent = max(messages, layers.total())  # one message may be refused twice
         stopped = {layer: layers[layer] / sent for layer in LAYERS}
         found.append(
-            Flood(
+            FloodResult(
                 id=attack,
                 how=how,
                 sent_per_s=per_s,
@@ -99,7 +99,7 @@ def draw_beside(results: Sequence[JudgedBundle], kind: str) -> bytes:
         return rendered(draw_floods(floods, WATERMARK if loopback else None), kind)
 
 
-def draw_floods(results: Mapping[str, Sequence[Flood]], mark: str | None) -> Figure:
+def draw_floods(results: Mapping[str, Sequence[FloodResult]], mark: str | None) -> Figure:
     """`results` by name: one, or two side by side."""
     rows = sum(map(len, results.values()))
     made = figure(4.2 + 0.14 * rows, mark)
@@ -143,7 +143,7 @@ def draw_floods(results: Mapping[str, Sequence[Flood]], mark: str | None) -> Fig
     return made
 
 
-def _bars(axes: Axes, results: Mapping[str, Sequence[Flood]]) -> list[str]:
+def _bars(axes: Axes, results: Mapping[str, Sequence[FloodResult]]) -> list[str]:
     """A row for each flood, with the share of its messages that each layer stopped. Returns the
     names of the rows."""
     rows = [

@@ -15,7 +15,7 @@ import msgspec
 
 from testbed.campaign.schedule import Phase
 from testbed.checks.evidence import Evidence
-from testbed.checks.logs import Admitted, BlockDone, DataAdded, Late
+from testbed.checks.logs import BlockDone, DataAdded, DeviceAdmitted, Late
 from testbed.checks.stats import Latency, latency
 from testbed.report.summary import LatencyTable, Load, LoadTable
 
@@ -55,8 +55,8 @@ class _Asked(NamedTuple):
 
 def operations(evidence: Evidence) -> tuple[Operation, ...]:
     """All operations of devices, in the order of intended times."""
-    answered: list[tuple[_Asked, Admitted | DataAdded]] = []
-    for admitted in evidence.events(Admitted):
+    answered: list[tuple[_Asked, DeviceAdmitted | DataAdded]] = []
+    for admitted in evidence.events(DeviceAdmitted):
         sent_ns = admitted.t - round(admitted.latency_ms * 1e6)
         answered.append((_Asked(admitted.node, "admission", None, sent_ns), admitted))
     for added in evidence.events(DataAdded):
@@ -69,7 +69,7 @@ def operations(evidence: Evidence) -> tuple[Operation, ...]:
         if entry.took_effect
     }
 
-    def operation(asked: _Asked, answer: Admitted | DataAdded | None = None) -> Operation:
+    def operation(asked: _Asked, answer: DeviceAdmitted | DataAdded | None = None) -> Operation:
         phase = evidence.phase_at(asked.intended_ns)
         return Operation(
             node=asked.node,
@@ -95,7 +95,7 @@ def _to_be_asked(evidence: Evidence) -> Iterator[_Asked]:
     start_ns = evidence.start_ns
     if start_ns is None:
         return
-    admitted = {event.node for event in evidence.events(Admitted)}
+    admitted = {event.node for event in evidence.events(DeviceAdmitted)}
     sends = evidence.completed and evidence.schedule.workload.kind != "enrol"
     for device in evidence.trial.devices:
         if sends and device.role != "board":

@@ -12,7 +12,7 @@ from testbed.checks.finding import lost_ledgers
 from testbed.checks.ledger import LedgerReport
 from testbed.checks.logs import (
     BoardGap,
-    Conflict,
+    ConflictSeen,
     EventsDropped,
     LogEvent,
     RelayGap,
@@ -131,5 +131,5 @@ def _log_notes(evidence: Evidence) -> Iterator[str]:
     lost = sum(event.missing for event in evidence.events(RelayGap))
     if lost:
         yield f"messages lost between relays and gateway: {lost}"
-    for replica in sorted({event.replica for event in evidence.events(Conflict)}):
+    for replica in sorted({event.replica for event in evidence.events(ConflictSeen)}):
         yield f"replica {replica} signed two different heads of one height"

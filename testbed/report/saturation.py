@@ -18,8 +18,8 @@ from testbed.report.measure import Operation
 from testbed.report.pairing import plain
 
 __all__ = [
+    "RateStep",
     "Saturation",
-    "Step",
     "knee_of",
     "saturated",
     "saturation_of",
@@ -31,7 +31,7 @@ _ANSWERED_MIN = 0.95  # of the offered load
 _SLOWER_MAX = 3.0  # median latency, to that of the first step
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class RateStep(msgspec.Struct, frozen=True, kw_only=True):
     """`offered_per_s`: intended sends; `goodput_per_s`: those that were answered in time. Latencies
     in ms over all of them, lost ones at the timeout."""
 
@@ -49,8 +49,8 @@ class Saturation(msgspec.Struct, frozen=True, kw_only=True):
     saturated. `reached`: False if no step is saturated, so that the knee is at the last step or
     above."""
 
-    steps: tuple[Step, ...]
-    knee: Step | None
+    steps: tuple[RateStep, ...]
+    knee: RateStep | None
     reached: bool
 
     @property
@@ -89,7 +89,7 @@ def saturation_of(evidence: Evidence, found: Sequence[Operation]) -> Saturation 
     return knee_of(shown) if len(shown) >= _STEPS_MIN else None
 
 
-def knee_of(steps: Sequence[Step]) -> Saturation:
+def knee_of(steps: Sequence[RateStep]) -> Saturation:
     """`steps` by rising load."""
     good = [not saturated(step, steps[0]) for step in steps]
     bad = good.index(False) if False in good else len(good)
@@ -98,14 +98,14 @@ def knee_of(steps: Sequence[Step]) -> Saturation:
     )
 
 
-def saturated(step: Step, first: Step) -> bool:
+def saturated(step: RateStep, first: RateStep) -> bool:
     return (
         step.goodput_per_s < _ANSWERED_MIN * step.offered_per_s
         or step.p50_ms > _SLOWER_MAX * first.p50_ms
     )
 
 
-def _step(span: tuple[int, int], data: Sequence[Operation], timeout_ms: int) -> Step | None:
+def _step(span: tuple[int, int], data: Sequence[Operation], timeout_ms: int) -> RateStep | None:
     start_ms, end_ms = span
     within = [each for each in data if start_ms <= each.intended_ms < end_ms]
     if not within:
@@ -115,7 +115,7 @@ def _step(span: tuple[int, int], data: Sequence[Operation], timeout_ms: int) -> 
     quantiles = latency([min(ms, timeout_ms) for ms in taken])
     assert quantiles.p50 is not None
     assert quantiles.p99 is not None
-    return Step(
+    return RateStep(
         start_ms=start_ms,
         end_ms=end_ms,
         offered_per_s=len(within) / over_s,

@@ -10,10 +10,10 @@ import msgspec
 
 from testbed.checks.evidence import Evidence
 
-__all__ = ["KindTimes", "Late", "times"]
+__all__ = ["KindTimes", "Lateness", "times"]
 
 
-class Late(msgspec.Struct, frozen=True, kw_only=True):
+class Lateness(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds after the planned moment. `n`: how many there were; None where that is 0."""
 
     n: int
@@ -27,9 +27,9 @@ class KindTimes(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     events: int
-    applied: Late
-    seen: Late
-    healed: Late
+    applied: Lateness
+    seen: Lateness
+    healed: Lateness
 
 
 def times(runs: Iterable[Evidence]) -> tuple[KindTimes, ...]:
@@ -61,7 +61,7 @@ def times(runs: Iterable[Evidence]) -> tuple[KindTimes, ...]:
     )
 
 
-def _late(values: list[float]) -> Late:
+def _late(values: list[float]) -> Lateness:
     if not values:
-        return Late(n=0, p50_ms=None, max_ms=None)
-    return Late(n=len(values), p50_ms=round(median(values), 1), max_ms=round(max(values), 1))
+        return Lateness(n=0, p50_ms=None, max_ms=None)
+    return Lateness(n=len(values), p50_ms=round(median(values), 1), max_ms=round(max(values), 1))

@@ -17,41 +17,41 @@ from testbed.grouped import grouped
 from testbed.report.columns import Table, table
 from testbed.report.measure import Operation
 from testbed.traces.clocks import Clocks
-from testbed.traces.paths import PATH, BlockStep, Step, read_traces
+from testbed.traces.paths import PATH, BlockStep, HopTime, read_traces
 
-__all__ = ["KINDS", "STEPS", "Part", "Row", "Where", "where_of", "where_tables"]
+__all__ = ["KINDS", "STEPS", "PathPart", "Row", "Where", "where_of", "where_tables"]
 
 KINDS: Final = ("admission", "data")
 
 
-class Part(NamedTuple):
+class PathPart(NamedTuple):
     """One part of the path, until a hop: who works, and what is done."""
 
     who: str
     what: str
 
 
-STEPS: Final[dict[Hop, Part]] = {
-    Hop.SENT: Part("device", "wait, sign, keep on disk"),
-    Hop.RELAY_IN: Part("network", "device to relay"),
-    Hop.RELAY_OUT: Part("relay", "choose, stamp"),
-    Hop.GATEWAY_IN: Part("network", "to the gateway"),
-    Hop.ADMITTED: Part("gateway", "limits, signature"),
-    Hop.DURABLE: Part("gateway", "keep on disk"),
-    Hop.GATEWAY_OUT: Part("gateway", "choose a replica"),
-    Hop.ARRIVED: Part("network", "gateway to replica"),
-    Hop.VERIFIED: Part("replicas", "wait, verify"),
-    Hop.FIRST_AUTHENTICATED: Part("replicas", "first authentication"),
-    Hop.ENDORSED: Part("replicas", "group's quorum"),
-    Hop.PROPOSED: Part("replicas", "batch wait, propose"),
-    Hop.PREPARED: Part("replicas", "prepare"),
-    Hop.SYNCED: Part("replicas", "sync"),
-    Hop.COMMIT_SENT: Part("replicas", "send COMMIT"),
-    Hop.COMMITTED: Part("replicas", "commit"),
-    Hop.EXECUTED: Part("replicas", "execute"),
-    Hop.SEALED: Part("replicas", "seal"),
-    Hop.RECEIPT: Part("network", "to f+1 seals, receipt"),
-    Hop.ANSWERED: Part("network", "to the device, verify"),
+STEPS: Final[dict[Hop, PathPart]] = {
+    Hop.SENT: PathPart("device", "wait, sign, keep on disk"),
+    Hop.RELAY_IN: PathPart("network", "device to relay"),
+    Hop.RELAY_OUT: PathPart("relay", "choose, stamp"),
+    Hop.GATEWAY_IN: PathPart("network", "to the gateway"),
+    Hop.ADMITTED: PathPart("gateway", "limits, signature"),
+    Hop.DURABLE: PathPart("gateway", "keep on disk"),
+    Hop.GATEWAY_OUT: PathPart("gateway", "choose a replica"),
+    Hop.ARRIVED: PathPart("network", "gateway to replica"),
+    Hop.VERIFIED: PathPart("replicas", "wait, verify"),
+    Hop.FIRST_AUTHENTICATED: PathPart("replicas", "first authentication"),
+    Hop.ENDORSED: PathPart("replicas", "group's quorum"),
+    Hop.PROPOSED: PathPart("replicas", "batch wait, propose"),
+    Hop.PREPARED: PathPart("replicas", "prepare"),
+    Hop.SYNCED: PathPart("replicas", "sync"),
+    Hop.COMMIT_SENT: PathPart("replicas", "send COMMIT"),
+    Hop.COMMITTED: PathPart("replicas", "commit"),
+    Hop.EXECUTED: PathPart("replicas", "execute"),
+    Hop.SEALED: PathPart("replicas", "seal"),
+    Hop.RECEIPT: PathPart("network", "to f+1 seals, receipt"),
+    Hop.ANSWERED: PathPart("network", "to the device, verify"),
 }
 """In the order of the path. If a step ends at another process than it began, it is time in the
 network."""
@@ -62,7 +62,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     hop: Hop
-    part: Part
+    part: PathPart
     ms: Latency
     unresolvable: int
     unknown: int
@@ -74,7 +74,7 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
 
     every: int | None
     problems: tuple[str, ...]
-    paths: tuple[tuple[Operation, tuple[Step, ...]], ...]
+    paths: tuple[tuple[Operation, tuple[HopTime, ...]], ...]
     blocks: tuple[BlockStep, ...]
     rows: tuple[Row, ...]
 
@@ -97,7 +97,7 @@ def where_of(evidence: Evidence, found: Sequence[Operation]) -> Where:
     )
 
 
-def _rows(kind: str, paths: Sequence[tuple[Operation, tuple[Step, ...]]]) -> list[Row]:
+def _rows(kind: str, paths: Sequence[tuple[Operation, tuple[HopTime, ...]]]) -> list[Row]:
     every = (step for operation, steps in paths if operation.kind == kind for step in steps)
     by_hop = grouped(every, lambda step: step.hop)
     return [

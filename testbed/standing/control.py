@@ -16,7 +16,7 @@ from testbed.errors import ConfigurationError, LabFault, TestbedError
 from testbed.hosts.port import UnitState
 from testbed.provision.deployment import Deployment
 
-__all__ = ["Look", "Process", "Restart", "ask", "controlled"]
+__all__ = ["Look", "ProcessState", "Restart", "ask", "controlled"]
 
 SOCKET = "control"
 
@@ -33,7 +33,7 @@ class Restart(msgspec.Struct, frozen=True, tag="restart"):
     check: bool = False
 
 
-class Process(msgspec.Struct, frozen=True):
+class ProcessState(msgspec.Struct, frozen=True):
     """One process as its supervisor sees it. `restarts` counts restarts after unexpected deaths."""
 
     state: UnitState
@@ -46,7 +46,7 @@ class _Answer(msgspec.Struct, frozen=True):
     """`problem` says why an order was not carried out. `usage` is true if it named a process that
     does not exist."""
 
-    processes: dict[str, Process] = {}
+    processes: dict[str, ProcessState] = {}
     problem: str | None = None
     usage: bool = False
 
@@ -55,7 +55,7 @@ _orders = msgspec.json.Decoder(Look | Restart)
 _answers = msgspec.json.Decoder(_Answer)
 
 
-def ask(home: Path, order: Look | Restart) -> dict[str, Process]:
+def ask(home: Path, order: Look | Restart) -> dict[str, ProcessState]:
     """Gives the order. Returns every process by name, as it is after the order.
 
     Raises ConfigurationError if the order names no process, LabFault.
@@ -88,9 +88,9 @@ def _obey(deployment: Deployment, line: bytes) -> _Answer:
         return _Answer(problem=str(error))
 
 
-def _look(deployment: Deployment) -> dict[str, Process]:
+def _look(deployment: Deployment) -> dict[str, ProcessState]:
     found = {}
     for node in deployment.processes:
         status = deployment.host(node).status(node.unit)
-        found[node.name] = Process(status.state, status.pid, status.restarts, status.exit_code)
+        found[node.name] = ProcessState(status.state, status.pid, status.restarts, status.exit_code)
     return found

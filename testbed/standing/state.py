@@ -17,7 +17,7 @@ import psutil
 from chain.quorum import Quorum
 from nodes.replica.process import ABSTENTION
 from testbed.checks.finding import lost_ledgers
-from testbed.standing.control import Look, Process, ask
+from testbed.standing.control import Look, ProcessState, ask
 from testbed.standing.running_lab import RunningLab
 
 __all__ = ["NodeState", "look", "without_votes"]
@@ -41,7 +41,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     role: str
     host: str
-    process: Process
+    process: ProcessState
     since_s: float | None
     height: int | None
     abstains: bool

@@ -36,7 +36,7 @@ from testbed.provision.configs import (
     SECRET,
     STORE,
     File,
-    Network,
+    LabNetwork,
     broker_config,
     config_file,
     metrics_address,
@@ -89,7 +89,7 @@ def _devices(devices: tuple[Device, ...]) -> tuple[Device, ...]:
     return tuple(found)
 
 
-def _files(node: Node, network: Network) -> Iterator[File]:
+def _files(node: Node, network: LabNetwork) -> Iterator[File]:
     material, broker = network.material, network.broker
     net = network_name(material.genesis)
     at = metrics_address(node, network.nodes, network.lab)

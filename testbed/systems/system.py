@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from testbed.checks.evidence import Evidence
     from testbed.checks.ledger import LedgerReport
     from testbed.checks.properties import Property
-    from testbed.provision.configs import File, Network
+    from testbed.provision.configs import File, LabNetwork
     from testbed.provision.material import Material
 
 __all__ = ["Checks", "System"]
@@ -24,7 +24,7 @@ __all__ = ["Checks", "System"]
 MakeMaterial = Callable[
     [Lab, Sequence[Node], "Mapping[str, PublicKeys]", Mapping[str, bytes]], "Material"
 ]
-FilesOf = Callable[[Node, "Network"], "Iterator[File]"]
+FilesOf = Callable[[Node, "LabNetwork"], "Iterator[File]"]
 
 
 class Checks(Protocol):

@@ -21,7 +21,7 @@ from nodes.trace_file import RECORD
 from testbed.traces.clocks import Clocks, State
 from testbed.traces.read import Life, TraceError, read_trace
 
-__all__ = ["PATH", "REPLICA_PATH", "BlockStep", "Step", "Traces", "read_traces", "steps"]
+__all__ = ["PATH", "REPLICA_PATH", "BlockStep", "HopTime", "Traces", "read_traces", "steps"]
 
 PATH: Final = tuple(hop for hop in Hop if hop is not Hop.PRE_PREPARED)
 """The hops of an operation, with those of its block at the replica that proposed it."""
@@ -51,7 +51,7 @@ _PARTS: Final = (
 )
 
 
-class Step(NamedTuple):
+class HopTime(NamedTuple):
     """The time from the hop before to `hop`, at `process`. `view` and `epoch` are those of the hop;
     only replicas know them."""
 
@@ -114,7 +114,7 @@ class Traces(msgspec.Struct, kw_only=True):
     blocks: dict[int, _Marks]
     proposers: dict[int, str | None]  # by block, the replica that proposed it last
 
-    def path(self, request: bytes, height: int | None, clocks: Clocks) -> list[Step]:
+    def path(self, request: bytes, height: int | None, clocks: Clocks) -> list[HopTime]:
         """The steps of one operation; empty if it is not in the sample. `height` is that of its
         block, None if it is in no block."""
         noted = self.requests.get(request_key(request), {})
@@ -212,7 +212,7 @@ def _of_one(
     return {hop: noted[hop][process] for hop in hops if hop in noted and process in noted[hop]}
 
 
-def _steps(chosen: Mapping[Hop, _Mark], clocks: Clocks) -> Iterator[Step]:
+def _steps(chosen: Mapping[Hop, _Mark], clocks: Clocks) -> Iterator[HopTime]:
     """Makes steps of hops. A hop that was passed before its predecessor took no time of its own
     (`steps`)."""
     before: _Mark | None = None
@@ -222,7 +222,7 @@ def _steps(chosen: Mapping[Hop, _Mark], clocks: Clocks) -> Iterator[Step]:
         if before is not None:
             span = clocks.span(before.boot, before.at_ns, mark.boot, mark.at_ns)
             known = Hop.ARRIVED <= hop <= Hop.SEALED
-            yield Step(
+            yield HopTime(
                 hop,
                 mark.process,
                 mark.view if known else None,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from testbed.emulate.lab import EmulatedLab, down, up
-from testbed.emulate.plan import Options
+from testbed.emulate.plan import EmulationOptions
 from testbed.emulate.preflight import missing
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_link import SshSettings
@@ -19,7 +19,7 @@ __all__ = ["emulated", "emulation_missing", "host", "sudo", "traces"]
 
 def emulation_missing() -> str:
     """Why no emulated lab can be made here, or nothing."""
-    return "; ".join(missing(Options(hosts=1)))
+    return "; ".join(missing(EmulationOptions(hosts=1)))
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def emulated(
 ) -> Iterator[EmulatedLab]:
     """A lab that is down again whatever happens; the login is `pi`, on systemd. The test is skipped
     where there can be none."""
-    options = Options(hosts, boards, cpu_percent, disk_mb, wrong_clock=wrong_clock)
+    options = EmulationOptions(hosts, boards, cpu_percent, disk_mb, wrong_clock=wrong_clock)
     if gaps := missing(options):
         pytest.skip("; ".join(gaps))
     try:

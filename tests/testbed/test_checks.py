@@ -26,7 +26,7 @@ from chain.ledger.possession import renewal_statement
 from chain.ledger.statement import encode_leaf
 from nodes.events import EventLog
 from testbed.checks.authority import unauthorised
-from testbed.checks.logs import Admitted, BlockDone, read_events
+from testbed.checks.logs import BlockDone, DeviceAdmitted, read_events
 from testbed.checks.properties import agreement, exactly_once, no_unauthorised_commit
 from testbed.checks.records import Chain, read_chain
 from tests.chain.world import SECOND_US, START_US, Device, World, signer
@@ -382,7 +382,7 @@ def test_events_are_read_as_processes_write_them(tmp_path: Path) -> None:
     events, unreadable = read_events(path)
     assert unreadable == 2
     admitted, block = events
-    assert isinstance(admitted, Admitted)
+    assert isinstance(admitted, DeviceAdmitted)
     assert isinstance(block, BlockDone)
     assert (admitted.id, block.proposed_us, block.prepared_us) == ("ab", 0, None)
 

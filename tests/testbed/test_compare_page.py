@@ -16,7 +16,7 @@ import pytest
 
 from testbed import cli
 from testbed.bundle import Bundle
-from testbed.report.compare import Curve, compare, curves_over_replicas, read_result
+from testbed.report.compare import SizeCurve, compare, curves_over_replicas, read_result
 from testbed.report.compare_page import compare_page
 from testbed.report.compare_plots import over_replicas
 from testbed.report.pairing import between, known, median
@@ -115,10 +115,10 @@ def test_there_is_no_curve_of_results_that_differ_in_more_than_their_replicas(
 def test_values_over_replicas_do_not_hide_each_other(sizes: tuple[int, ...], spread: float) -> None:
     """`spread` of the runs: one value each, or intervals."""
 
-    def curve(of: str, name: str, scale: float) -> Curve:
+    def curve(of: str, name: str, scale: float) -> SizeCurve:
         points = tuple((n, median([known(scale * n * spread**k) for k in range(8)])) for n in sizes)
         unit = "/s" if of == "goodput" else "ms"
-        return Curve(of=of, name=name, unit=unit, arm="faults", points=points)
+        return SizeCurve(of=of, name=name, unit=unit, arm="faults", points=points)
 
     curves = [
         curve(of, name, scale)
@@ -134,10 +134,10 @@ def test_values_over_replicas_do_not_hide_each_other(sizes: tuple[int, ...], spr
 def test_what_was_never_answered_has_its_value_without_a_mark(without: tuple[int, ...]) -> None:
     """It took at least 0 ms, which stands on no logarithmic axis."""
 
-    def curve(of: str, name: str, scale: float) -> Curve:
+    def curve(of: str, name: str, scale: float) -> SizeCurve:
         never, some = median([between(0.0)] * 6), median([known(scale)] * 6)
         points = tuple((n, never if n in without else some) for n in (4, 7, 10))
-        return Curve(of=of, name=name, unit="ms", arm="faults", points=points)
+        return SizeCurve(of=of, name=name, unit="ms", arm="faults", points=points)
 
     curves = [curve("admission", "p50", 5.25), curve("admission", "p99", 75)]
     said = Counter(words(lambda: over_replicas([*curves, curve("consensus", "p50", 3.125)])))

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from inventory.load import load_lab
-from testbed.care.conditions import Conditions, Limits, limits_of
+from testbed.care.conditions import Conditions, HostLimits, limits_of
 from testbed.care.host_watch import HostWatch
 from testbed.checks.conditions import ClockLine, ConditionLine, unfit, unknown
 from testbed.hosts.local import LocalHost
 from tests.testbed.hosts_support import eventually
 
-LIMITS = Limits(clock_error_ms_max=1.0, disk_free_mb_min=100)
+LIMITS = HostLimits(clock_error_ms_max=1.0, disk_free_mb_min=100)
 FINE = Conditions(
     boot="a",
     wall_minus_monotonic_ns=10**18,

@@ -16,7 +16,7 @@ from testbed.boards.ports import SerialPort
 from testbed.care.clock import ClockReading
 from testbed.care.dead_man import Armed
 from testbed.care.quarantine import blocked
-from testbed.doctor import Condition, Examined, Finding, compare, judge
+from testbed.doctor import Condition, DoctorFinding, Examined, compare, judge
 from testbed.hosts.port import NO_ROOT_FIX
 from tests.testbed.hosts_support import free_port, ssh_server_missing
 from tests.testbed.lab_support import ssh_lab
@@ -59,7 +59,7 @@ PORT = SerialPort("/dev/serial/by-id/x", "/dev/ttyACM0", "E1", "1-1:1.0")
 FIT = Examined(WELL, ClockReading(0.2, 0.1, 0), (PORT,), ("th01",), lack="")
 
 
-def findings(tmp_path: Path, seen: Examined) -> list[Finding]:
+def findings(tmp_path: Path, seen: Examined) -> list[DoctorFinding]:
     path = tmp_path / "lab.yaml"
     path.write_text(INVENTORY)
     return list(judge(load_lab(path), "pi01", seen))

@@ -25,7 +25,7 @@ from testbed.care.conditions import Conditions, open_facts, read_facts
 from testbed.emulate import preflight
 from testbed.emulate.disk import CLOCK_BEHIND_S
 from testbed.emulate.lab import EmulatedLab, down, elsewhere, find, up
-from testbed.emulate.plan import Options
+from testbed.emulate.plan import EmulationOptions
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.port import HostFault, OutcomeUnknown, Unit, UnitState, Unreachable
 from testbed.hosts.ssh import SshHost
@@ -305,7 +305,7 @@ def test_a_host_without_systemd_is_refused_by_doctor_and_provision(
     """And root may log in, where that is asked for."""
     out = tmp_path / "out"
     try:
-        lab = up(out, Options(hosts=1, disk_mb=256, login="root", systemd=False))
+        lab = up(out, EmulationOptions(hosts=1, disk_mb=256, login="root", systemd=False))
         assert host(lab, "pi01").run(["id", "-u"]).stdout == "0\n"
         assert cli.main(["provision", "-i", str(lab.inventory)]) == 3
         assert "no systemd" in capsys.readouterr().err
@@ -338,7 +338,7 @@ def test_up_again_finds_the_lab_and_another_size_is_refused(lab: EmulatedLab) ->
     assert again.plan == lab.plan
     assert find(lab.out).plan == lab.plan
     with pytest.raises(ConfigurationError, match="emulate down"):
-        up(lab.out, Options(4, disk_mb=256))
+        up(lab.out, EmulationOptions(4, disk_mb=256))
 
 
 def test_two_labs_do_not_collide_and_leave_no_trace_also_without_their_folders(
@@ -346,7 +346,7 @@ def test_two_labs_do_not_collide_and_leave_no_trace_also_without_their_folders(
 ) -> None:
     """A lab is named after what the kernel holds, not after its files."""
     outs = [tmp_path / "a", tmp_path / "b"]
-    options = Options(1, disk_mb=64)
+    options = EmulationOptions(1, disk_mb=64)
     try:
         with ThreadPoolExecutor(2) as pool:
             first, second = pool.map(lambda out: up(out, options), outs)
@@ -415,8 +415,8 @@ from pathlib import Path
 from nodes.board.control import command
 from testbed.emulate import preflight
 from testbed.emulate.lab import up
-from testbed.emulate.plan import Options
-up(Path(sys.argv[1]), Options(2, 1, cpu_percent=50, disk_mb=64))
+from testbed.emulate.plan import EmulationOptions
+up(Path(sys.argv[1]), EmulationOptions(2, 1, cpu_percent=50, disk_mb=64))
 """
 
 

@@ -15,7 +15,15 @@ from inventory.checks import errors
 from inventory.load import load_lab
 from inventory.model import Lab
 from testbed.emulate.inventory_file import inventory_text
-from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, LabPlan, Login, Options, Shaping, make_plan
+from testbed.emulate.plan import (
+    BOARDS_MAX,
+    HOSTS_MAX,
+    EmulationOptions,
+    LabPlan,
+    Login,
+    Shaping,
+    make_plan,
+)
 from tests.testbed.emulate_support import emulated
 
 lab_ids = st.integers(0, 0xFFFF).map(lambda n: f"{n:04x}")
@@ -23,7 +31,7 @@ lab_ids = st.integers(0, 0xFFFF).map(lambda n: f"{n:04x}")
 
 @st.composite
 def plans(draw: st.DrawFn) -> LabPlan:
-    options = Options(
+    options = EmulationOptions(
         hosts=draw(st.integers(1, HOSTS_MAX)),
         boards=draw(st.integers(0, BOARDS_MAX)),
         login=draw(st.sampled_from(get_args(Login))),
@@ -53,7 +61,7 @@ def test_every_plan_is_a_valid_inventory(plan: LabPlan) -> None:
 
 def test_hosts_are_by_default_as_in_the_field() -> None:
     """Tests make their labs with `emulated`, which has no option for the login or the init."""
-    assert (Options(hosts=1).login, Options(hosts=1).systemd) == ("pi", True)
+    assert (EmulationOptions(hosts=1).login, EmulationOptions(hosts=1).systemd) == ("pi", True)
     assert {"login", "systemd"}.isdisjoint(signature(emulated).parameters)
 
 
@@ -77,7 +85,7 @@ def test_every_name_and_address_is_unique_and_fits(plan: LabPlan) -> None:
 
 def test_six_hosts_are_four_replicas_and_two_that_carry_the_rest() -> None:
     networks = IPv4Network("10.213.0.0/24"), IPv4Network("10.213.1.0/24")
-    plan = make_plan("00ff", Options(hosts=6, boards=2), *networks, "switch")
+    plan = make_plan("00ff", EmulationOptions(hosts=6, boards=2), *networks, "switch")
     assert {machine.name: machine.roles for machine in plan.machines} == {
         **{f"pi{n:02}": ("replica",) for n in (1, 2, 3, 4)},
         "pi05": ("gateway", "broker", "environment"),

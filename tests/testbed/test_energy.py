@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from inventory.load import load_lab, packaged
 from inventory.model import Lab
-from testbed.care.energy import Reading, meters_of
+from testbed.care.energy import EnergySample, meters_of
 from testbed.care.host_watch import HostWatch
 from testbed.checks.conditions import ClockLine, ConditionLine, EnergyLine
 from testbed.checks.evidence import Evidence
@@ -68,7 +68,7 @@ def a_lab(tmp_path: Path, meter: str) -> Lab:
     return load_lab(path)
 
 
-def meter_at(tmp_path: Path, address: str) -> Callable[[], Reading]:
+def meter_at(tmp_path: Path, address: str) -> Callable[[], EnergySample]:
     """Of r1. An inventory has a plug's address without a port: all listen at 80."""
     lab = a_lab(tmp_path, "{driver: shelly, addr: 10.0.0.31, channel: 1}")
     assert lab.hosts["r1"].meter is not None
@@ -79,7 +79,7 @@ def meter_at(tmp_path: Path, address: str) -> Callable[[], Reading]:
 
 def test_a_plug_is_asked_over_http(tmp_path: Path) -> None:
     with plug(ANSWER) as (address, asked):
-        assert meter_at(tmp_path, address)() == Reading(watts=8.9, total_wh=6.532)
+        assert meter_at(tmp_path, address)() == EnergySample(watts=8.9, total_wh=6.532)
     assert asked == ["/rpc/Switch.GetStatus?id=1"]
 
 

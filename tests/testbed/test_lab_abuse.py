@@ -16,7 +16,7 @@ from testbed.care.clock import read_clock
 from testbed.care.conditions import open_facts
 from testbed.care.restore import QDISC_HANDLE, TABLE_COMMENT
 from testbed.emulate.lab import EmulatedLab
-from testbed.emulate.plan import Board
+from testbed.emulate.plan import EmulatedBoard
 from testbed.hosts.ssh import SshHost
 from testbed.provision.configs import EVENTS
 from tests.testbed.command_line import run_testbed
@@ -190,7 +190,7 @@ def test_board_list_and_status_say_who_reads_a_plugged_board(bench: Bench) -> No
     assert seen()["state"] == "not read"
 
 
-def states(inside: SshHost, board: Board) -> list[str]:
+def states(inside: SshHost, board: EmulatedBoard) -> list[str]:
     """What a board's host has said of it during the run that goes on."""
     name = f"{board.host}-environment"
     events = inside.run(["cat", f"{name}/{EVENTS}"], check=False).stdout.splitlines()

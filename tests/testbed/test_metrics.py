@@ -25,7 +25,7 @@ from nodes.metrics import serving_metrics
 from nodes.metrics_server import AT_ONCE_MAX
 from nodes.provider.config import ProviderConfig
 from testbed import cli
-from testbed.provision.configs import CONFIG, Network
+from testbed.provision.configs import CONFIG, LabNetwork
 from testbed.provision.layout import layout, sockets
 from testbed.provision.targets import metrics_targets
 from testbed.systems.baseline import BASELINE
@@ -90,7 +90,7 @@ def test_every_process_of_the_baseline_has_a_port_of_its_own(
     material = BASELINE.material(lab, nodes, keys, {})
     names = [name for node in nodes for name in sockets(node, lab)]
     ports = {name: 20_000 + place for place, name in enumerate(names)}
-    network = Network(nodes, lab, material, ports)
+    network = LabNetwork(nodes, lab, material, ports)
     configured = {}
     for node in nodes:
         for file in BASELINE.files(node, network):

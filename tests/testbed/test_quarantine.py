@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inventory.load import load_lab, packaged
 from testbed import cli
-from testbed.care.quarantine import Change, Quorum, quarantine, release
+from testbed.care.quarantine import FaultTolerance, QuarantineChange, quarantine, release
 from testbed.errors import ConfigurationError
 
 FIVE = """\
@@ -49,7 +49,7 @@ def test_only_the_mark_changes_and_release_takes_it_off_again(five: Path, host: 
     kept = [line for line in FIVE.splitlines() if host not in line]
     assert [line for line in five.read_text().splitlines() if line in kept] == kept
     assert five.stat().st_mode & 0o777 == 0o640
-    assert release(five, host) == Change(True, Quorum(4, 1), Quorum(5, 1))
+    assert release(five, host) == QuarantineChange(True, FaultTolerance(4, 1), FaultTolerance(5, 1))
     after = re.sub(" +#", " #", five.read_text())  # a comment moves with the end of its line
     assert after == re.sub(" +#", " #", FIVE)
     assert [path.name for path in five.parent.iterdir()] == ["five.yaml"], "nothing lies about"
@@ -71,7 +71,9 @@ def test_brackets_in_any_shape_keep_their_meaning_and_their_comments(five: Path)
 def test_twice_is_once_and_another_reason_replaces(five: Path) -> None:
     quarantine(five, "pi02", "undervoltage")
     text = five.read_text()
-    assert quarantine(five, "pi02", "undervoltage") == Change(False, Quorum(4, 1), Quorum(4, 1))
+    assert quarantine(five, "pi02", "undervoltage") == QuarantineChange(
+        False, FaultTolerance(4, 1), FaultTolerance(4, 1)
+    )
     assert five.read_text() == text
     assert quarantine(five, "pi02", "a broken card").changed
     assert load_lab(five).excluded()[0].reason == "a broken card"
@@ -85,7 +87,7 @@ def test_fewer_than_3f_plus_1_only_on_request_and_then_the_file_says_so(five: Pa
     with pytest.raises(ConfigurationError, match=r"n = 3 .*3f\+1 = 4: f would fall from 1 to 0"):
         quarantine(five, "pi03", "hot")
     assert five.read_text() == text
-    assert quarantine(five, "pi03", "hot", lower_f=True).after == Quorum(3, 0)
+    assert quarantine(five, "pi03", "hot", lower_f=True).after == FaultTolerance(3, 0)
     assert load_lab(five).chain.f == 0
 
 
@@ -96,7 +98,7 @@ def test_a_stated_f_is_lowered_where_it_stands(tmp_path: Path) -> None:
         "schema: testbed.inventory/1\nlab: seven\n"
         f"chain: {{heartbeat: 1s, f: 2}} # for the paper\nhosts:\n{hosts}"
     )
-    assert quarantine(path, "r7", "hot", lower_f=True).after == Quorum(6, 1)
+    assert quarantine(path, "r7", "hot", lower_f=True).after == FaultTolerance(6, 1)
     assert "chain: {heartbeat: 1s, f: 1} # for the paper\n" in path.read_text()
 
 

@@ -15,14 +15,14 @@ from testbed.campaign.file import find_campaign, load_campaign
 from testbed.checks.evidence import Evidence
 from testbed.profile import steps
 from testbed.report.measure import operations
-from testbed.report.saturation import Step, knee_of, saturation_of, steps_of
+from testbed.report.saturation import RateStep, knee_of, saturation_of, steps_of
 from testbed.report.saturation_plot import draw_saturation
 from tests.testbed.bundles import Story, reschedule
 from tests.testbed.drawn import words
 
 
-def step(offered: float, goodput: float, p50_ms: float) -> Step:
-    return Step(
+def step(offered: float, goodput: float, p50_ms: float) -> RateStep:
+    return RateStep(
         start_ms=0,
         end_ms=1000,
         offered_per_s=offered,
@@ -46,7 +46,7 @@ def step(offered: float, goodput: float, p50_ms: float) -> Step:
     ids=["latency", "goodput", "none", "at once"],
 )
 def test_the_knee_is_the_last_step_before_the_first_saturated_one(
-    taken: list[Step], in_words: str
+    taken: list[RateStep], in_words: str
 ) -> None:
     assert in_words in knee_of(taken).in_words
 

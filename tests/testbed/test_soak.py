@@ -23,7 +23,7 @@ from testbed.soak.draw import Disturbance, DisturbanceKind, draw
 from testbed.soak.judge import away, commands_at_fault, growth, orphans, unsettled
 from testbed.soak.operator import Command
 from testbed.soak.readings import acknowledged
-from testbed.standing.control import Process
+from testbed.standing.control import ProcessState
 from testbed.standing.state import NodeState
 from tests.testbed.hosts_support import eventually
 
@@ -32,7 +32,7 @@ SECOND_NS = 1_000_000_000
 
 
 def state(name: str, **fields: object) -> NodeState:
-    process = Process(UnitState.ACTIVE, 1, 0, None)
+    process = ProcessState(UnitState.ACTIVE, 1, 0, None)
     whole = {
         "role": "replica",
         "host": name,
@@ -113,7 +113,7 @@ def test_growth_is_reported_per_process_largest_first() -> None:
 
 
 def test_who_was_given_up_or_lags_is_not_back() -> None:
-    given_up = state("r3", process=Process(UnitState.FAILED, None, 6, 3))
+    given_up = state("r3", process=ProcessState(UnitState.FAILED, None, 6, 3))
     found = unsettled([state("r1"), state("r2", lag=31), given_up], lag_max=30)
     assert found == ["r2 lags by 31 blocks", "r3 is failed"]
 

@@ -24,11 +24,11 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import ConfigurationError, LabFault
-from testbed.wheelhouse import Archive, Target, Wheelhouse, lock_file
+from testbed.wheelhouse import Archive, Platform, Wheelhouse, lock_file
 
 MAGIC = importlib.util.MAGIC_NUMBER.hex()
-PC = Target("x86_64", "3.11", "2.36", "00")
-PI = Target("aarch64", "3.13", "2.41", "00")
+PC = Platform("x86_64", "3.11", "2.36", "00")
+PI = Platform("aarch64", "3.13", "2.41", "00")
 
 
 def small_lock(directory: Path, *names: str) -> Path:
@@ -108,7 +108,7 @@ def test_a_wheel_with_another_hash_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_machine_without_wheels_is_told_so_before_anything_is_fetched(
-    tmp_path: Path, target: Target, says: str
+    tmp_path: Path, target: Platform, says: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=says):
         Wheelhouse(tmp_path / "cache").dependencies(target)
@@ -136,8 +136,8 @@ def test_the_lock_covers_what_boards_import() -> None:
 TLS_PROXY = """
 import sys
 from pathlib import Path
-from testbed.wheelhouse import Target, Wheelhouse
-target = Target("x86_64", "3.11", "2.36", "00")
+from testbed.wheelhouse import Platform, Wheelhouse
+target = Platform("x86_64", "3.11", "2.36", "00")
 print(*Wheelhouse(Path(sys.argv[1]), Path(sys.argv[2])).dependencies(target))
 """
 

@@ -11,9 +11,9 @@ from gateway.hops import Hop
 from testbed.checks.stats import Latency, interval95, latency, upper95
 from testbed.report.figures import ratio_in_words
 from testbed.report.pairing import Estimate, plain
-from testbed.report.saturation import Saturation, Step
+from testbed.report.saturation import RateStep, Saturation
 from testbed.report.style import figure, log_axis
-from testbed.report.where import Part, Row, Where
+from testbed.report.where import PathPart, Row, Where
 from testbed.report.where_plots import block_figure, way_figure
 from testbed.traces.paths import BlockStep
 
@@ -65,13 +65,13 @@ def test_a_number_in_words_is_never_a_power_of_ten(value: float, said: str) -> N
 
 
 def test_all_labels_write_a_thousand_and_more_as_whole_numbers() -> None:
-    step = Step(
+    step = RateStep(
         start_ms=0, end_ms=1, offered_per_s=1234.5, goodput_per_s=1.0, p50_ms=2012.3, p99_ms=1.0
     )
     row = Row(
         kind="admission",
         hop=Hop.EXECUTED,
-        part=Part("replicas", "execute"),
+        part=PathPart("replicas", "execute"),
         ms=Latency(n=1, p50=2012.3),
         unresolvable=0,
         unknown=0,
