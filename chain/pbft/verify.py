@@ -38,7 +38,7 @@ from chain.pbft.messages import (
 )
 from chain.pbft.state_machine import VerifiedRequest
 
-__all__ = ["REQUESTS_REMEMBERED_MAX", "SIGNATURES_REMEMBERED_MAX", "Memory", "Verifier"]
+__all__ = ["REQUESTS_REMEMBERED_MAX", "SIGNATURES_REMEMBERED_MAX", "GenerationalCache", "Verifier"]
 
 SIGNATURES_REMEMBERED_MAX = 32_768  # digests of signed statements, 32 bytes each
 REQUESTS_REMEMBERED_MAX = 2048  # opened batch items
@@ -52,7 +52,7 @@ _M = TypeVar("_M", PrePrepare, Prepare, Checkpoint, ViewChange)
 _V = TypeVar("_V")
 
 
-class Memory(Generic[_V]):
+class GenerationalCache(Generic[_V]):
     """A bounded memory in two generations: the older is dropped when the younger is full.
 
     Single dictionary operations only, so threads may share it without a lock; a lost race costs
@@ -95,8 +95,10 @@ class Verifier:
         self._membership = membership
         self._open_items = open_items
         self._newest = newest  # the newest epoch that is known
-        self._signatures: Memory[bool] = Memory(SIGNATURES_REMEMBERED_MAX)
-        self._requests: Memory[VerifiedRequest] = Memory(REQUESTS_REMEMBERED_MAX)
+        self._signatures: GenerationalCache[bool] = GenerationalCache(SIGNATURES_REMEMBERED_MAX)
+        self._requests: GenerationalCache[VerifiedRequest] = GenerationalCache(
+            REQUESTS_REMEMBERED_MAX
+        )
 
     def verify(
         self, message: ReplicaMessage, signed: Signed, sender: int

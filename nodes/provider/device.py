@@ -50,7 +50,7 @@ ANSWERS_WAITING_MAX = 64  # it waits for one answer; more than these are dropped
 KEY_FILE = "device.key"
 
 
-class Device:
+class ProviderDevice:
     """One device. Its key is on disk before it is used; its counter is the time of a reading, so
     it rises over restarts too."""
 
@@ -171,7 +171,9 @@ def main() -> None:
             try:
                 write_ready(config.ready, {})
                 await first_of(
-                    Device(config, token, events).run(), housekeeping(events), stopping.wait()
+                    ProviderDevice(config, token, events).run(),
+                    housekeeping(events),
+                    stopping.wait(),
                 )
             except (PeerFault, OSError) as error:
                 raise Trouble(str(error)) from error

@@ -12,7 +12,7 @@ from gateway.broker.security import User
 from gateway.mqtt.client import Message
 from gateway.mqtt.topics import ADMIN_REQUEST, HeadTopic, Response, Role, Status, Up
 from testbed.attacker.attacker import new_login
-from testbed.attacker.door_attack import At, DoorAttack, Knock
+from testbed.attacker.door_attack import DoorAttack, DoorTarget, Knock
 
 __all__ = ["ATTACKS"]
 
@@ -26,7 +26,7 @@ def _subscribe(topic: str, client: paho.Client) -> None:
 
 
 def _knocks(
-    at: At, topics: Mapping[str, object], act: Callable[[str, paho.Client], None]
+    at: DoorTarget, topics: Mapping[str, object], act: Callable[[str, paho.Client], None]
 ) -> list[Knock]:
     return [
         Knock(what, at.login, at.login.name, functools.partial(act, str(topic)))
@@ -36,7 +36,7 @@ def _knocks(
 
 class TakeoverAttack(DoorAttack):
     @staticmethod
-    def ways(at: At) -> list[Knock]:
+    def ways(at: DoorTarget) -> list[Knock]:
         guessed = User(Role.DEVICE, at.victim, secrets.token_urlsafe(16))
         return [
             Knock("client id of another", at.login, at.victim, None),
@@ -46,7 +46,7 @@ class TakeoverAttack(DoorAttack):
 
 class HijackAttack(DoorAttack):
     @staticmethod
-    def ways(at: At) -> list[Knock]:
+    def ways(at: DoorTarget) -> list[Knock]:
         """By publishing on topics of others."""
         kind = at.rng.choice(("receipt", "admitted", "denied"))
         topics = {
@@ -65,7 +65,7 @@ class HijackAttack(DoorAttack):
 
 class EavesdropAttack(DoorAttack):
     @staticmethod
-    def ways(at: At) -> list[Knock]:
+    def ways(at: DoorTarget) -> list[Knock]:
         """By subscribing to what is for others."""
         topics = {
             "everything, heard": "#",

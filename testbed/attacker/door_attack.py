@@ -11,7 +11,7 @@ from testbed.attacker.door import Act, knock
 from testbed.attacker.with_attacker import WithAttacker
 from testbed.campaign.injection import Scene
 
-__all__ = ["At", "DoorAttack", "Knock"]
+__all__ = ["DoorAttack", "DoorTarget", "Knock"]
 
 ANSWER_S_MAX = 5.0
 
@@ -25,7 +25,7 @@ class Knock(NamedTuple):
     act: Act | None
 
 
-class At(NamedTuple):
+class DoorTarget(NamedTuple):
     """Where he knocks. `login` is that of his own admitted device, `victim` the node id of a lab's
     device."""
 
@@ -46,7 +46,7 @@ class DoorAttack(WithAttacker):
 
     @staticmethod
     @abstractmethod
-    def ways(at: At) -> list[Knock]:
+    def ways(at: DoorTarget) -> list[Knock]:
         """What can be tried."""
 
     def arm(self) -> None:
@@ -58,7 +58,7 @@ class DoorAttack(WithAttacker):
         for _ in range(self.batch):
             if self.scene.stop.is_set():
                 return
-            at = At(self.attacker.net, self._login, rng.choice(self._victims), rng)
+            at = DoorTarget(self.attacker.net, self._login, rng.choice(self._victims), rng)
             what, user, client_id, act = rng.choice(self.ways(at))
             knocked = knock(self.scene.deployment, user, client_id, act, ANSWER_S_MAX)
             self._tried += 1

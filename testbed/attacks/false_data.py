@@ -18,7 +18,7 @@ from testbed.campaign.selectors import SensorField
 from testbed.checks.false_data import FALSE_DATA, judge_false_data
 
 if TYPE_CHECKING:
-    from testbed.faults.switch import Order
+    from testbed.faults.switch import SwitchOrder
     from testbed.provision.deployment import Deployment
     from testbed.provision.layout import Node
 
@@ -46,10 +46,10 @@ class FalseDataAttack(Attack):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self._orders: list[Order] = []
+        self._orders: list[SwitchOrder] = []
 
     def apply(self) -> None:
-        from testbed.faults.switch import Order  # noqa: PLC0415 - only a run needs it
+        from testbed.faults.switch import SwitchOrder  # noqa: PLC0415 - only a run needs it
 
         params, liars = self.scene.event.params, self.scene.nodes("on")
         by_signer: dict[Node, list[str]] = {}
@@ -57,7 +57,7 @@ class FalseDataAttack(Attack):
             board = liar.name if liar.role == "board" else ""
             by_signer.setdefault(self._signer(liar), []).append(board)
         for signer, sensors in by_signer.items():
-            order = Order(self.scene, signer, "sensor")
+            order = SwitchOrder(self.scene, signer, "sensor")
             self._orders.append(order)
             order.arm()
             order.give({"lie": params["how"], "by": params["by"], "sensors": sensors})

@@ -25,7 +25,7 @@ from testbed.checks.logs import DataAdded, DeniedUnproven, DeviceAdmitted, False
 from testbed.checks.trials import Tried, judge_recorded
 
 if TYPE_CHECKING:
-    from testbed.faults.switch import Order
+    from testbed.faults.switch import SwitchOrder
     from testbed.provision.deployment import Deployment
     from testbed.provision.layout import Node
 
@@ -52,15 +52,15 @@ class MitmAttack(Attack):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self._orders: list[Order] = []
+        self._orders: list[SwitchOrder] = []
         self._read: dict[str, int] = {}  # lines of each device's file that were reported already
 
     def apply(self) -> None:
-        from testbed.faults.switch import Order  # noqa: PLC0415 - only a run needs it
+        from testbed.faults.switch import SwitchOrder  # noqa: PLC0415 - only a run needs it
 
         params = self.scene.event.params
         for node in self.scene.nodes("on"):
-            order = Order(self.scene, node, "middle")
+            order = SwitchOrder(self.scene, node, "middle")
             self._orders.append(order)
             order.arm()
             order.give(

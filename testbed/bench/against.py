@@ -29,7 +29,7 @@ __all__ = [
     "RSS_GOAL_MB",
     "BenchPlan",
     "BenchResult",
-    "Compared",
+    "FigureComparison",
     "measure",
     "program_of",
 ]
@@ -55,7 +55,7 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     turn_requests: int = 5000
 
 
-class Compared(msgspec.Struct, frozen=True, kw_only=True):
+class FigureComparison(msgspec.Struct, frozen=True, kw_only=True):
     """One figure of all turns. `ratio` is ours over theirs."""
 
     figure: str
@@ -68,7 +68,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = "testbed.bench.against/1"
     plan: BenchPlan
-    compared: list[Compared]
+    compared: list[FigureComparison]
 
 
 class _Latency(msgspec.Struct):
@@ -164,7 +164,7 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode(errors="replace")
 
 
-def _compared(plan: BenchPlan, theirs: list[_Turn], ours: list[_Turn]) -> list[Compared]:
+def _compared(plan: BenchPlan, theirs: list[_Turn], ours: list[_Turn]) -> list[FigureComparison]:
     load = f"{plan.in_flight:,} in flight"
     figures: list[tuple[str, Callable[[_Turn], float], str]] = [
         (
@@ -201,7 +201,7 @@ def _compared(plan: BenchPlan, theirs: list[_Turn], ours: list[_Turn]) -> list[C
     ]
     of_goals = (plan.replicas, plan.in_flight) == (4, 1000)
     return [
-        Compared(
+        FigureComparison(
             figure=figure,
             theirs=[value(turn) for turn in theirs],
             ours=[value(turn) for turn in ours],

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from nodes.replica.ledger_file import open_readonly
-from testbed.bench.load import Device, bench_policy, devices
-from testbed.bench.network import Network
+from testbed.bench.load import BenchDevice, bench_policy, devices
+from testbed.bench.network import ReplicaNetwork
 from testbed.bench.session import run, session
 from testbed.bench.stage import Say
 
@@ -52,12 +52,14 @@ def measure(plan: BenchPlan, say: Say) -> BenchResult:
     of = devices(plan.in_flight)
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as directory,
-        Network(Path(directory), replicas=plan.replicas, policy=bench_policy(of)) as network,
+        ReplicaNetwork(Path(directory), replicas=plan.replicas, policy=bench_policy(of)) as network,
     ):
         return run(_story(plan, network, of, say))
 
 
-async def _story(plan: BenchPlan, network: Network, of: list[Device], say: Say) -> BenchResult:
+async def _story(
+    plan: BenchPlan, network: ReplicaNetwork, of: list[BenchDevice], say: Say
+) -> BenchResult:
     last = plan.replicas - 1
     async with session(network, of, plan.payload_bytes, say, body_source=0) as bench:
         client = bench.client

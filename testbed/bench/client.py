@@ -21,7 +21,7 @@ from nodes.keygen import CERTIFICATE_FILE, KEY_FILE
 from nodes.ports import Party
 from nodes.wire.inbox import Inbox
 from nodes.wire.tls_wire import TlsWire
-from testbed.bench.network import Network
+from testbed.bench.network import ReplicaNetwork
 from testbed.errors import LabFault
 
 __all__ = ["RETRY_S", "Client", "Denial"]
@@ -52,7 +52,7 @@ class Client:
 
     def __init__(
         self,
-        network: Network,
+        network: ReplicaNetwork,
         body_source: int = 0,
         retry_s: float = RETRY_S,
     ) -> None:

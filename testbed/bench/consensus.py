@@ -17,11 +17,11 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from testbed.bench.hops import Asked, Step, hops
+from testbed.bench.hops import HopMedian, LoneRequest, hops
 from testbed.bench.limit import Limit, cpu_s, verification_limit
-from testbed.bench.load import Device, bench_policy, devices
-from testbed.bench.network import Network
-from testbed.bench.session import Session, run, session
+from testbed.bench.load import BenchDevice, bench_policy, devices
+from testbed.bench.network import ReplicaNetwork
+from testbed.bench.session import BenchSession, run, session
 from testbed.bench.stage import Say
 
 __all__ = ["BenchPlan", "BenchResult", "measure", "measure_all", "rss_mb"]
@@ -45,7 +45,7 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     limit: bool = True
 
 
-class Latency(msgspec.Struct, frozen=True):
+class LatencyQuantiles(msgspec.Struct, frozen=True):
     p50: float
     p90: float
     p99: float
@@ -58,9 +58,9 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     blocks: int
     requests_per_s: float
-    latency_ms: Latency
-    alone_ms: Latency  # one request at a time, before the load
-    alone_hops: list[Step] = []  # where the time of such a request goes
+    latency_ms: LatencyQuantiles
+    alone_ms: LatencyQuantiles  # one request at a time, before the load
+    alone_hops: list[HopMedian] = []  # where the time of such a request goes
     enrolments_per_s: float
     cpu_us_per_request: float  # of one replica, the mean over all
     cpu_us_client: float  # per request
@@ -93,12 +93,12 @@ def measure_all(
 def _network(
     plan: BenchPlan,
     directory: str,
-    of: list[Device],
+    of: list[BenchDevice],
     *,
     profile: Path | None = None,
     trace_every: int | None = None,
-) -> Network:
-    return Network(
+) -> ReplicaNetwork:
+    return ReplicaNetwork(
         Path(directory),
         replicas=plan.replicas,
         policy=bench_policy(of),
@@ -109,7 +109,7 @@ def _network(
     )
 
 
-def _alone_hops(plan: BenchPlan, say: Say) -> list[Step]:
+def _alone_hops(plan: BenchPlan, say: Say) -> list[HopMedian]:
     """Takes the hops from another network, because traces would cost time in the measured one."""
     if not plan.alone_requests:
         return []
@@ -121,15 +121,17 @@ def _alone_hops(plan: BenchPlan, say: Say) -> list[Step]:
         return hops([network.trace(n) for n in network.replicas], asked)
 
 
-async def _traced(plan: BenchPlan, network: Network, of: list[Device], say: Say) -> list[Asked]:
+async def _traced(
+    plan: BenchPlan, network: ReplicaNetwork, of: list[BenchDevice], say: Say
+) -> list[LoneRequest]:
     async with session(network, of, plan.payload_bytes, say) as bench:
         return await _alone(plan, bench)
 
 
 async def _under_loads(
     plan: BenchPlan,
-    network: Network,
-    of: list[Device],
+    network: ReplicaNetwork,
+    of: list[BenchDevice],
     in_flight: Sequence[int],
     *,
     rounds: int,
@@ -153,22 +155,24 @@ async def _under_loads(
     return results
 
 
-async def _alone(plan: BenchPlan, bench: Session) -> list[Asked]:
+async def _alone(plan: BenchPlan, bench: BenchSession) -> list[LoneRequest]:
     """One request at a time."""
     load, client = bench.load, bench.client
-    asked: list[Asked] = []
+    asked: list[LoneRequest] = []
 
     async def ask() -> None:
         for _ in range(plan.alone_requests):
             sent_ns = time.monotonic_ns()
             request = await load.data(load.devices[0])
-            asked.append(Asked(request, client.height, sent_ns, time.monotonic_ns()))
+            asked.append(LoneRequest(request, client.height, sent_ns, time.monotonic_ns()))
 
     await bench.until("one request at a time", lambda: len(asked), ask())
     return asked
 
 
-async def _round(plan: BenchPlan, network: Network, bench: Session, alone: Latency) -> BenchResult:
+async def _round(
+    plan: BenchPlan, network: ReplicaNetwork, bench: BenchSession, alone: LatencyQuantiles
+) -> BenchResult:
     """What is measured while the load runs."""
     load, client = bench.load, bench.client
     processes = [psutil.Process(network.pid(n)) for n in network.replicas]
@@ -227,10 +231,10 @@ def rss_mb(processes: list[psutil.Process]) -> list[float]:
     return [round(process.memory_info().rss / 1e6, 1) for process in processes]
 
 
-def _latency(seconds: list[float]) -> Latency:
+def _latency(seconds: list[float]) -> LatencyQuantiles:
     ordered = sorted(seconds) or [0.0]
 
     def at(share: float) -> float:
         return round(ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1000, 3)
 
-    return Latency(p50=at(0.5), p90=at(0.9), p99=at(0.99), max=at(1.0))
+    return LatencyQuantiles(p50=at(0.5), p90=at(0.9), p99=at(0.99), max=at(1.0))

@@ -24,7 +24,7 @@ from nodes.ports import Stored
 from nodes.replica.sqlite_store import SqliteStore
 from testbed.bench.restart import MadeChain
 
-__all__ = ["YEAR_S", "Growth", "measure"]
+__all__ = ["YEAR_S", "DiskGrowth", "measure"]
 
 YEAR_S = 365 * 86_400
 BLOCKS = 2_000  # counted of each kind; as many before them are not counted
@@ -34,7 +34,7 @@ Who = Literal["replica", "gateway"]
 Numbered = tuple[SealedBlock, list[bytes]]  # a block and its request ids
 
 
-class Growth(msgspec.Struct, frozen=True):
+class DiskGrowth(msgspec.Struct, frozen=True):
     """Bytes on the disk per block: `record` for a block with one reading, `record_pruned` for the
     same once it is pruned, `empty` for a block without records."""
 
@@ -51,7 +51,7 @@ class Growth(msgspec.Struct, frozen=True):
         return readings * (self.record_pruned if pruned else self.record) + heartbeats * self.empty
 
 
-def measure(payload: int, say: Callable[[str], None]) -> list[Growth]:
+def measure(payload: int, say: Callable[[str], None]) -> list[DiskGrowth]:
     """Measures a replica and a gateway (a device's whole copy is like a gateway's)."""
     chain = MadeChain(bytes(payload))
     say(f"making {4 * BLOCKS} blocks")
@@ -79,7 +79,7 @@ def measure(payload: int, say: Callable[[str], None]) -> list[Growth]:
                     sizes.append(path.stat().st_size)
                 bytes_each.append((sizes[1] - sizes[0], sizes[3] - sizes[2]))
             (whole, idle), (pruned, _) = bytes_each
-            found.append(Growth(who, whole / BLOCKS, pruned / BLOCKS, idle / BLOCKS))
+            found.append(DiskGrowth(who, whole / BLOCKS, pruned / BLOCKS, idle / BLOCKS))
     return found
 
 

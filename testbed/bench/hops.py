@@ -17,12 +17,12 @@ from gateway.hops import REQUEST_HOPS, Hop, request_key
 from testbed.traces.paths import REPLICA_PATH, steps
 from testbed.traces.read import read_trace
 
-__all__ = ["HOPS", "Asked", "Step", "hops"]
+__all__ = ["HOPS", "HopMedian", "LoneRequest", "hops"]
 
 HOPS = (Hop.SENT, Hop.ARRIVED, Hop.VERIFIED, *REPLICA_PATH, Hop.ANSWERED)
 
 
-class Asked(msgspec.Struct, frozen=True):
+class LoneRequest(msgspec.Struct, frozen=True):
     """A request that was alone: the block at `height` has no other. Times are monotonic."""
 
     request: bytes
@@ -31,14 +31,14 @@ class Asked(msgspec.Struct, frozen=True):
     answered_ns: int
 
 
-class Step(msgspec.Struct, frozen=True):
+class HopMedian(msgspec.Struct, frozen=True):
     """The time from the hop before to the hop `until`; the median of the requests."""
 
     until: str
     p50_ms: float
 
 
-def hops(traces: Sequence[Path], asked: Sequence[Asked]) -> list[Step]:
+def hops(traces: Sequence[Path], asked: Sequence[LoneRequest]) -> list[HopMedian]:
     """Empty if no replica's trace has any of these requests. Raises TraceError."""
     passed: dict[tuple[bool, int], dict[Hop, list[int]]] = defaultdict(lambda: defaultdict(list))
     for path in traces:
@@ -56,7 +56,7 @@ def hops(traces: Sequence[Path], asked: Sequence[Asked]) -> list[Step]:
         for hop, took_ns in steps(HOPS, middle | ends):
             spent[hop].append(took_ns)
     return [
-        Step(hop.name.lower().replace("_", "-"), round(median(spent[hop]) / 1e6, 3))
+        HopMedian(hop.name.lower().replace("_", "-"), round(median(spent[hop]) / 1e6, 3))
         for hop in HOPS
         if hop in spent
     ]

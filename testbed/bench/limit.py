@@ -17,7 +17,7 @@ import psutil
 
 from chain.keys import Es256
 from chain.ledger.envelope import sign_operation
-from testbed.bench.load import Device
+from testbed.bench.load import BenchDevice
 from testbed.errors import LabFault
 
 __all__ = ["Limit", "cpu_s", "verification_limit"]
@@ -55,7 +55,7 @@ def verification_limit(replicas: int, size_bytes: int, seconds: float) -> Limit:
 
 
 def _feed(workers: Sequence[subprocess.Popen[bytes]], size_bytes: int, seconds: float) -> Limit:
-    device = Device()
+    device = BenchDevice()
     payload = device.payload(_NETWORK, size_bytes)
     _send(workers, _chunk(device, payload))
     _confirm(workers)  # all are up
@@ -82,7 +82,7 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
     return sum(each.user + each.system for each in times)
 
 
-def _chunk(device: Device, payload: bytes) -> bytes:
+def _chunk(device: BenchDevice, payload: bytes) -> bytes:
     """One chunk: the signer's key, then the requests."""
     signer = device.signer
     requests = [sign_operation(device.data(_NETWORK, payload), signer) for _ in range(_CHUNK)]

@@ -17,13 +17,13 @@ from chain.ledger.operations import Data, Enrol, Operation, Token
 from chain.ledger.possession import voucher_statement
 from testbed.bench.client import Client
 
-__all__ = ["Device", "Load", "bench_policy", "devices"]
+__all__ = ["BenchDevice", "ClientLoad", "bench_policy", "devices"]
 
 ENROLS_IN_FLIGHT = 32
 SERVICE = "telemetry"
 
 
-class Device:
+class BenchDevice:
     """A key, a voucher's key, and a counter."""
 
     def __init__(self) -> None:
@@ -59,11 +59,11 @@ class Device:
         return os.urandom(max(size_bytes - empty, 0))
 
 
-def devices(count: int) -> list[Device]:
-    return [Device() for _ in range(count)]
+def devices(count: int) -> list[BenchDevice]:
+    return [BenchDevice() for _ in range(count)]
 
 
-def bench_policy(of: list[Device]) -> Policy:
+def bench_policy(of: list[BenchDevice]) -> Policy:
     """One voucher per device."""
     return Policy(
         vouchers=tuple(
@@ -84,11 +84,11 @@ def bench_policy(of: list[Device]) -> Policy:
     )
 
 
-class Load:
+class ClientLoad:
     """`size_bytes` is the wanted size of one whole signed request (at least that of the
     envelope)."""
 
-    def __init__(self, client: Client, of: list[Device], size_bytes: int) -> None:
+    def __init__(self, client: Client, of: list[BenchDevice], size_bytes: int) -> None:
         self.latencies_s: list[float] = []
         self.denied: list[str] = []
         self.finished = 0
@@ -101,7 +101,7 @@ class Load:
 
     async def enrol(self) -> None:
         """Raises Denial. Has no time limit of its own: see `stage.until`."""
-        waiting: Iterator[Device] = iter(self.devices)
+        waiting: Iterator[BenchDevice] = iter(self.devices)
 
         async def worker() -> None:
             for device in waiting:
@@ -113,12 +113,12 @@ class Load:
             for _ in range(ENROLS_IN_FLIGHT):
                 group.create_task(worker())
 
-    async def data(self, device: Device) -> bytes:
+    async def data(self, device: BenchDevice) -> bytes:
         """Sends one request, waits until it is final, and returns its id."""
         return await self._request(device, device.data(self._network, self._payload))
 
     async def _request(
-        self, device: Device, operation: Operation, timeout_s: float | None = 30.0
+        self, device: BenchDevice, operation: Operation, timeout_s: float | None = 30.0
     ) -> bytes:
         cose = sign_operation(operation, device.signer)
         request = read_operation(cose, self._network).id
@@ -137,7 +137,7 @@ class Load:
         while self._client.in_flight:
             await asyncio.sleep(0.005)
 
-    def submit(self, device: Device, done: Callable[[str | None], None]) -> None:
+    def submit(self, device: BenchDevice, done: Callable[[str | None], None]) -> None:
         """Sends one data request. `done` is called with the reason of a denial, or with None when
         it is final."""
         cose = sign_operation(device.data(self._network, self._payload), device.signer)
@@ -150,7 +150,7 @@ class Load:
 
         self._client.submit(cose, finished)
 
-    def _next(self, device: Device) -> None:
+    def _next(self, device: BenchDevice) -> None:
         sent_s = time.perf_counter()
 
         def done(_: str | None) -> None:

@@ -17,12 +17,12 @@ import psutil
 
 from nodes.byzantine.config import Byzantine, Trick
 from testbed.bench.consensus import rss_mb
-from testbed.bench.load import Device, bench_policy, devices
-from testbed.bench.network import Network
+from testbed.bench.load import BenchDevice, bench_policy, devices
+from testbed.bench.network import ReplicaNetwork
 from testbed.bench.session import run, session
 from testbed.bench.stage import Say
 
-__all__ = ["FLAT_MB", "BenchPlan", "BenchResult", "Sample", "measure"]
+__all__ = ["FLAT_MB", "BenchPlan", "BenchResult", "MemorySample", "measure"]
 
 SAMPLES = 10
 FLAT_MB = 5.0  # growth that the allocator may show between the half and the end
@@ -40,7 +40,7 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     peer: str = "suspended"
 
 
-class Sample(msgspec.Struct, frozen=True):
+class MemorySample(msgspec.Struct, frozen=True):
     requests: int
     height: int
     rss_mb: list[float]
@@ -51,7 +51,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str = "testbed.bench.memory/1"
     plan: BenchPlan
-    samples: list[Sample]
+    samples: list[MemorySample]
     largest_mb: float
     growth_mb: float
     flat: bool
@@ -64,7 +64,7 @@ def measure(plan: BenchPlan, say: Say) -> BenchResult:
     slow = {last: Byzantine(Trick.DELAY, delay_ms=SLOW_MS)} if plan.peer == "slow" else {}
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as directory,
-        Network(
+        ReplicaNetwork(
             Path(directory),
             replicas=plan.replicas,
             policy=bench_policy(of),
@@ -85,25 +85,27 @@ def measure(plan: BenchPlan, say: Say) -> BenchResult:
     )
 
 
-async def _watched(plan: BenchPlan, network: Network, of: list[Device], say: Say) -> list[Sample]:
+async def _watched(
+    plan: BenchPlan, network: ReplicaNetwork, of: list[BenchDevice], say: Say
+) -> list[MemorySample]:
     processes = [psutil.Process(network.pid(n)) for n in network.replicas]
     last = network.pid(plan.replicas - 1)
     async with session(network, of, plan.payload_bytes, say, body_source=0) as bench:
         client, load = bench.client, bench.load
         if plan.peer == "suspended":
             os.kill(last, signal.SIGSTOP)
-        samples = [Sample(0, client.height, rss_mb(processes))]
+        samples = [MemorySample(0, client.height, rss_mb(processes))]
         load.start()
         for share in range(1, SAMPLES + 1):
             wanted = plan.requests * share // SAMPLES
             await bench.reach("ordering requests", lambda: load.finished, wanted)
-            samples.append(Sample(load.finished, client.height, rss_mb(processes)))
+            samples.append(MemorySample(load.finished, client.height, rss_mb(processes)))
             say(_line(samples[-1]))
         os.kill(last, signal.SIGCONT)
         await bench.drain()
     return samples
 
 
-def _line(sample: Sample) -> str:
+def _line(sample: MemorySample) -> str:
     megabytes = " ".join(f"{each:.1f}" for each in sample.rss_mb)
     return f"{sample.requests:,} requests, height {sample.height:,}: {megabytes} MB"

@@ -30,7 +30,7 @@ from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, PublicKeys, keygen
 from nodes.switch.replica import SwitchedReplicaConfig
 from testbed.errors import LabFault
 
-__all__ = ["READY_S_MAX", "STOP_S_MAX", "HeldPort", "Network"]
+__all__ = ["READY_S_MAX", "STOP_S_MAX", "HeldPort", "ReplicaNetwork"]
 
 READY_S_MAX = 60.0
 STOP_S_MAX = 60.0
@@ -39,7 +39,7 @@ SWITCH = "switch"
 _POLL_S = 0.01
 
 
-class Network:
+class ReplicaNetwork:
     """Files of all replicas under `directory`; processes are started one by one or together.
 
     The gateway `client` has its key in the folder of that name. `store` is "sqlite" or "memory".

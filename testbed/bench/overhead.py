@@ -18,9 +18,9 @@ import psutil
 
 from chain.genesis import Consensus
 from testbed.bench.limit import cpu_s
-from testbed.bench.load import Device, bench_policy, devices
-from testbed.bench.network import Network
-from testbed.bench.session import Session, run, session
+from testbed.bench.load import BenchDevice, bench_policy, devices
+from testbed.bench.network import ReplicaNetwork
+from testbed.bench.session import BenchSession, run, session
 from testbed.bench.stage import Say
 from testbed.report.pairing import Estimate, known, paired_ratio
 
@@ -64,8 +64,8 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
 class _Side(msgspec.Struct):
     """One of the two networks."""
 
-    network: Network
-    bench: Session
+    network: ReplicaNetwork
+    bench: BenchSession
     spent_us: list[float] = []
     requests: int = 0
 
@@ -75,7 +75,7 @@ def measure(plan: BenchPlan, say: Say) -> BenchResult:
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         of = {has: devices(plan.in_flight) for has in (False, True)}
         networks = {
-            has: Network(
+            has: ReplicaNetwork(
                 Path(directory, f"{has}"),
                 replicas=plan.replicas,
                 policy=bench_policy(each),
@@ -100,7 +100,7 @@ def measure(plan: BenchPlan, say: Say) -> BenchResult:
 
 
 async def _turns(
-    plan: BenchPlan, parts: list[tuple[Network, list[Device]]], say: Say
+    plan: BenchPlan, parts: list[tuple[ReplicaNetwork, list[BenchDevice]]], say: Say
 ) -> list[_Side]:
     sides = []
     async with AsyncExitStack() as stack:

@@ -24,7 +24,7 @@ from testbed.bench.child import running
 from testbed.bench.stage import STALL_S, Say
 from testbed.errors import ConfigurationError, LabFault
 
-__all__ = ["Asked", "Figures", "figures", "hosts", "measure_bft_smart", "settings"]
+__all__ = ["Figures", "PeerWorkload", "figures", "hosts", "measure_bft_smart", "settings"]
 
 _DEMO = "bftsmart.demo.microbenchmarks.ThroughputLatency"
 _FIRST_CLIENT = 1001
@@ -39,7 +39,7 @@ _COMMUNICATION = "system.communication."
 _AUTHENTICATION = ("useSignatures", "signatureAlgorithm", "defaultkeys", "useMACs")
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class PeerWorkload(msgspec.Struct, frozen=True, kw_only=True):
     """`signatures` and `write` are words of the micro-benchmark: how requests are signed and
     checked, and whether each batch is synced ("rwd")."""
 
@@ -115,7 +115,7 @@ def figures(server: str, client: str) -> Figures:
     )
 
 
-def measure_bft_smart(build: Path, asked: Asked, say: Say) -> Figures:
+def measure_bft_smart(build: Path, asked: PeerWorkload, say: Say) -> Figures:
     """Raises ConfigurationError, LabFault."""
     replicas = hosts(build)
     interval = max(1, asked.clients * asked.operations // _INTERVALS)

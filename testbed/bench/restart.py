@@ -48,8 +48,7 @@ from nodes.ports import Stored, Timers, Wire
 from nodes.replica.clock import SystemClock
 from nodes.replica.service import Service
 from nodes.replica.sqlite_store import SqliteStore
-from testbed.bench.load import Device as Holder
-from testbed.bench.load import bench_policy, devices
+from testbed.bench.load import BenchDevice, bench_policy, devices
 from testbed.errors import LabFault
 from testbed.standing.direct_uplink import DirectUplink
 from testbed.standing.operator import Operator
@@ -142,7 +141,7 @@ class MadeChain:
             for each in self._devices:
                 yield self._block(each.data(network, self._reading), each)
 
-    def _block(self, operation: Operation, by: Holder) -> tuple[SealedBlock, bytes]:
+    def _block(self, operation: Operation, by: BenchDevice) -> tuple[SealedBlock, bytes]:
         request = self._request(operation, by)
         return self.sealed(request), request.id
 
@@ -156,7 +155,7 @@ class MadeChain:
         seals = tuple(HeadSeal(n, self._signers[n].sign(block.head)) for n in range(weak))
         return SealedBlock(head=block.head, seals=seals, records=block.records)
 
-    def _request(self, operation: Operation, by: Holder) -> VerifiedRequest:
+    def _request(self, operation: Operation, by: BenchDevice) -> VerifiedRequest:
         network = self.genesis.network
         cose = sign_operation(operation, by.signer)
         request = read_item(make_item(cose), network)

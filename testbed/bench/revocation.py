@@ -50,7 +50,7 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: float = 5.0  # readings of each
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class RevocationTimes(msgspec.Struct, frozen=True, kw_only=True):
     """The times of one revocation, in ms from its order."""
 
     device: str
@@ -71,7 +71,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     broker_off_ms: Spread
     block_ratio: float  # median in_block_ms / median ordinary_ms
     broker_ratio: float  # median broker_off_ms / median ordinary_ms
-    orders: list[Order]
+    orders: list[RevocationTimes]
 
 
 class _Given(msgspec.Struct, frozen=True):
@@ -167,9 +167,9 @@ class _Evidence:
     def in_block_ms(self, given: _Given) -> float:
         return _ms(self.executed_ns[self.heights[given.request]] - given.t_ns)
 
-    def order(self, given: _Given) -> Order:
+    def order(self, given: _Given) -> RevocationTimes:
         node = given.node.hex()
-        return Order(
+        return RevocationTimes(
             device=given.name,
             in_block_ms=self.in_block_ms(given),
             chain_last_ms=_ms(self.executed_ns[self.last_data[given.node]] - given.t_ns),

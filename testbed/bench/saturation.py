@@ -20,8 +20,8 @@ import msgspec
 from hdrh.histogram import HdrHistogram
 
 from nodes.device.sends import Gaps, Profile, intended_ms
-from testbed.bench.load import Device, Load, bench_policy, devices
-from testbed.bench.network import Network
+from testbed.bench.load import BenchDevice, ClientLoad, bench_policy, devices
+from testbed.bench.network import ReplicaNetwork
 from testbed.bench.session import run, session
 from testbed.bench.stage import Say
 from testbed.profile import constant
@@ -66,7 +66,7 @@ def measure(plan: BenchPlan, say: Say = lambda _: None) -> BenchResult:
     with TemporaryDirectory(prefix="bench-") as directory:
         policy = bench_policy(of)
         say(f"starting {plan.replicas} replicas, {plan.store} store")
-        with Network(
+        with ReplicaNetwork(
             Path(directory), replicas=plan.replicas, policy=policy, store=plan.store
         ) as network:
             steps, late_ms = run(_steps(plan, network, of, say))
@@ -74,7 +74,7 @@ def measure(plan: BenchPlan, say: Say = lambda _: None) -> BenchResult:
 
 
 async def _steps(
-    plan: BenchPlan, network: Network, of: list[Device], say: Say
+    plan: BenchPlan, network: ReplicaNetwork, of: list[BenchDevice], say: Say
 ) -> tuple[list[RateStep], list[float]]:
     steps: list[RateStep] = []
     late_ms: list[float] = []
@@ -96,7 +96,7 @@ async def _steps(
 class _Offered:
     """One step."""
 
-    def __init__(self, load: Load, plan: BenchPlan, per_s: float, number: int) -> None:
+    def __init__(self, load: ClientLoad, plan: BenchPlan, per_s: float, number: int) -> None:
         span = ("step", 0, round(plan.step_s * 1000))
         profile = Profile(gaps=plan.gaps, segments=constant(span, per_s))
         random = Random(f"{plan.seed}/{number}")  # noqa: S311 - repeatable, not secret
@@ -134,7 +134,7 @@ class _Offered:
             device, due_s = self._free.popleft(), self._due.popleft()
             self._load.submit(device, self._done(device, due_s))
 
-    def _done(self, device: Device, due_s: float) -> Callable[[str | None], None]:
+    def _done(self, device: BenchDevice, due_s: float) -> Callable[[str | None], None]:
         def done(reason: str | None) -> None:
             self._free.append(device)
             took_us = round((time.perf_counter() - due_s) * 1e6)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from testbed.bench.client import RETRY_S, Client
-from testbed.bench.load import Device, Load
-from testbed.bench.network import Network
+from testbed.bench.load import BenchDevice, ClientLoad
+from testbed.bench.network import ReplicaNetwork
 from testbed.bench.stage import Say, until
 
-__all__ = ["Session", "run", "session"]
+__all__ = ["BenchSession", "run", "session"]
 
 _POLL_S = 0.01
 
@@ -29,11 +29,11 @@ def run(story: Coroutine[Any, Any, _T]) -> _T:
 
 
 @dataclass
-class Session:
+class BenchSession:
     """Stages are those of `stage.until`: `count` is the progress."""
 
     client: Client
-    load: Load
+    load: ClientLoad
     say: Say
     enrolments_per_s: float = 0.0
 
@@ -60,22 +60,22 @@ class Session:
 
 @asynccontextmanager
 async def session(
-    network: Network,
-    devices: list[Device],
+    network: ReplicaNetwork,
+    devices: list[BenchDevice],
     payload_bytes: int,
     say: Say,
     *,
     body_source: int | None = None,
     retry_s: float = RETRY_S,
-) -> AsyncIterator[Session]:
+) -> AsyncIterator[BenchSession]:
     """Links a client to a started network and enrols the devices. Bodies come from the last
     replica if no other one is given. Raises LabFault."""
     source = network.replicas[-1] if body_source is None else body_source
     client = Client(network, body_source=source, retry_s=retry_s)
     try:
         await client.connect()
-        load = Load(client, devices, payload_bytes)
-        made = Session(client, load, say)
+        load = ClientLoad(client, devices, payload_bytes)
+        made = BenchSession(client, load, say)
         start_s = time.perf_counter()
         await made.until(f"enrolling {len(devices)} devices", lambda: load.enrolled, load.enrol())
         made.enrolments_per_s = len(devices) / (time.perf_counter() - start_s)

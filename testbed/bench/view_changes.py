@@ -33,7 +33,7 @@ from testbed.simulate.scenario import (
 from testbed.simulate.transcript import Transcript
 from testbed.simulate.world import Hardware, run
 
-__all__ = ["ViewChanges", "measure_view_changes"]
+__all__ = ["ViewChangeCost", "measure_view_changes"]
 
 _CRASH_US = 1_500_000
 _LAST_US = 2_000_000
@@ -45,7 +45,7 @@ _INTERVAL = 4  # blocks between checkpoints: a NEW-VIEW of 100 replicas fits int
 _SEED = 1
 
 
-class ViewChanges(msgspec.Struct, frozen=True, kw_only=True):
+class ViewChangeCost(msgspec.Struct, frozen=True, kw_only=True):
     """`messages` and `bytes` are by kind, from all replicas together. `largest` is the longest
     frame of each kind. `views` says how many views the survivors left before all were in one."""
 
@@ -64,20 +64,20 @@ class ViewChanges(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.bytes.values()) / (self.replicas - 1)
 
 
-def measure_view_changes(replicas: int) -> ViewChanges:
+def measure_view_changes(replicas: int) -> ViewChangeCost:
     """In a process of its own, so that memory is this run's. Raises LabFault."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_measure, replicas).result()
 
 
-def _measure(replicas: int) -> ViewChanges:
+def _measure(replicas: int) -> ViewChangeCost:
     scenario = _scenario(replicas)
     count = _Count(scenario)
     # A run with hardware given, even of the usual kind, has no limit of steps.
     outcome = run(scenario, count, Hardware(Machine, healthy(scenario.spread_us)))
     if outcome.finding is not None:
         raise LabFault(f"the view change of {replicas} replicas: {outcome.finding}")
-    return ViewChanges(
+    return ViewChangeCost(
         replicas=replicas,
         checkpoint_interval=scenario.consensus.checkpoint_interval,
         seconds=round((count.entered_us - _CRASH_US) / 1e6, 3),

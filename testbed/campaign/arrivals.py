@@ -12,7 +12,7 @@ from random import Random
 from inventory.model import Lab
 from nodes.device.sends import Draw, Profile, Segment
 from testbed.campaign.file import Workload
-from testbed.campaign.schedule import Device, DeviceRole
+from testbed.campaign.schedule import DeviceRole, ScheduledDevice
 from testbed.errors import ConfigurationError
 from testbed.profile import Span, constant
 from testbed.provision.layout import layout
@@ -33,7 +33,7 @@ def stream_name(seed: int, trial: int, label: str) -> str:
 
 def devices(
     workload: Workload, lab: Lab, phases: tuple[Span, ...], seed: int, trial: int
-) -> tuple[Device, ...]:
+) -> tuple[ScheduledDevice, ...]:
     """Devices of a trial: environment hosts, mobiles, boards, each in inventory order.
 
     Devices with keys of their own are admitted in the first half of the first phase, at equal
@@ -54,13 +54,13 @@ def devices(
     sending = ((name, half_ms, end_ms), *phases[1:])
     profile = profile_of(workload, sending).share(senders)
     admitted = len(by_role["mobile"]) + len(by_role["environment"])
-    out: list[Device] = []
+    out: list[ScheduledDevice] = []
     for role, members in by_role.items():
         for node in members:
             name_of_stream = stream_name(seed, trial, f"device/{node.name}")
             enrol_at_ms = start_ms + (half_ms - start_ms) * len(out) // max(1, admitted)
             out.append(
-                Device(
+                ScheduledDevice(
                     name=node.name,
                     role=role,
                     host=node.host,

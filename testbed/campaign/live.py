@@ -1,8 +1,8 @@
 """The state of a run at this moment: one snapshot, for the live view and for `testbed watch`.
 
-`Look` makes snapshots from the watch and the runner; `Published` writes the newest one to a file of
-the bundle, for other processes. `live_text` makes lines of text of it. Nothing here decides
-anything.
+`SnapshotMaker` makes snapshots from the watch and the runner; `Published` writes the newest one to
+a file of the bundle, for other processes. `live_text` makes lines of text of it. Nothing here
+decides anything.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = [
     "DOWN",
     "DeviceNow",
     "Live",
-    "Look",
     "Published",
     "ReplicaNow",
+    "SnapshotMaker",
     "Source",
     "read_live",
 ]
@@ -101,7 +101,7 @@ class Source(Protocol):
     def elapsed_ms(self) -> float: ...
 
 
-class Look:
+class SnapshotMaker:
     """Makes snapshots of one run."""
 
     def __init__(self, watch: Watch, runner: Source, schedule: Schedule) -> None:

@@ -32,11 +32,11 @@ from testbed.errors import ConfigurationError
 from testbed.profile import Span
 
 __all__ = [
-    "Device",
     "DeviceRole",
     "Phase",
     "Run",
     "Schedule",
+    "ScheduledDevice",
     "ScheduledEvent",
     "Trial",
     "WorkloadPlan",
@@ -58,7 +58,7 @@ class Phase(Strict):
         return self.name, self.start_ms, self.end_ms
 
 
-class Device(Strict):
+class ScheduledDevice(Strict):
     """A device and when it acts.
 
     `host` is where it runs. `enrol_at_ms` is None for a board, because its environment host
@@ -98,7 +98,7 @@ class Trial(Strict):
     index: int
     seed: int
     events: tuple[ScheduledEvent, ...]
-    devices: tuple[Device, ...]
+    devices: tuple[ScheduledDevice, ...]
 
     @model_validator(mode="after")
     def _ends(self) -> Self:

@@ -20,7 +20,7 @@ from testbed.campaign.between import assert_clean, clean_up, unclean
 from testbed.campaign.book import begin
 from testbed.campaign.hosts import opened_hosts
 from testbed.campaign.kinds import equip
-from testbed.campaign.live import Look, Published
+from testbed.campaign.live import Published, SnapshotMaker
 from testbed.campaign.progress import Progress
 from testbed.campaign.reach import Reach
 from testbed.campaign.run import RunLog, Runner
@@ -181,7 +181,7 @@ class Session:
             watch.start()
             runner = Runner(schedule, deployment, watch, log, run.raw, inventory=self._inventory)
             stack.callback(self._progress.hide)
-            look = Look(watch, runner, schedule)
+            look = SnapshotMaker(watch, runner, schedule)
             self._published.look, self._published.step = look, ""
             self._progress.show(look)
             runner.run()

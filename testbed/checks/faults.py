@@ -16,12 +16,12 @@ from testbed.checks.evidence import Evidence
 from testbed.checks.logs import BlockDone
 from testbed.traces.clocks import Clocks, Span, State
 
-__all__ = ["Injection", "injections"]
+__all__ = ["InjectionResult", "injections"]
 
 _WHO = ("on", "from")  # selector keys of a fault's main targets
 
 
-class Injection(msgspec.Struct, frozen=True, kw_only=True):
+class InjectionResult(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a fault or an action. Times are in ms from the start of the schedule; None if it
     did not happen. `what` was seen of it.
 
@@ -65,7 +65,7 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True):
         return self.applied_ms is not None and self.observed and not self.aborted
 
 
-def injections(evidence: Evidence) -> tuple[Injection, ...]:
+def injections(evidence: Evidence) -> tuple[InjectionResult, ...]:
     """Every event of faults and actions that was not skipped, also those that never happened."""
     blocks = [*evidence.events(BlockDone)]
     clocks = Clocks(evidence.clocks, evidence.conditions) if evidence.clocks else None
@@ -79,7 +79,7 @@ def injections(evidence: Evidence) -> tuple[Injection, ...]:
         healed = steps.get((event.id, "healed"))
         whole = steps.get((event.id, "verified"))
         found.append(
-            Injection(
+            InjectionResult(
                 id=event.id,
                 fault=event.fault,
                 kind=event.kind,

@@ -13,8 +13,8 @@ import typer
 from chain.quorum import REPLICAS_MIN
 from testbed.bench import against as beside
 from testbed.bench import consensus
-from testbed.bench.peers import Asked, hosts, measure_bft_smart, settings
-from testbed.bench.view_changes import ViewChanges, measure_view_changes
+from testbed.bench.peers import PeerWorkload, hosts, measure_bft_smart, settings
+from testbed.bench.view_changes import ViewChangeCost, measure_view_changes
 from testbed.commands.bench_consensus import InFlight, Replicas, Store
 from testbed.commands.options import JsonOption, markdown, print_found, say
 from testbed.report.pairing import estimate_in_words, plain
@@ -53,7 +53,7 @@ def peers(
     """
     build = bft_smart.absolute()
     replicas = len(hosts(build))
-    asked = Asked(
+    asked = PeerWorkload(
         clients=clients,
         operations=operations,
         payload_bytes=payload,
@@ -143,7 +143,7 @@ def views(
     print_found(results, _readable(results), as_json=as_json)
 
 
-def _readable(results: list[ViewChanges]) -> str:
+def _readable(results: list[ViewChangeCost]) -> str:
     rows: list[tuple[object, ...]] = [("replicas", "kind", "messages", "largest, B", "MB in all")]
     for result in results:
         rows += [

@@ -20,7 +20,7 @@ from testbed.commands.sizes import sizes
 from testbed.errors import ConfigurationError
 from testbed.model.consensus import (
     PAPER_WORK_PER_DELAY,
-    Calibration,
+    ModelFit,
     Parameters,
     Times,
     calibrate,
@@ -137,7 +137,7 @@ def consensus(
     print_found(found, f"{head}\n{_times_text(times, base_ms)}", as_json=as_json)
 
 
-def _calibration(bundles: list[str]) -> Calibration | None:
+def _calibration(bundles: list[str]) -> ModelFit | None:
     if not bundles:
         return None
     # Scientific libraries take half a second to load.
@@ -154,7 +154,7 @@ def _parameters(delay_ms: float | None, work_ms: float | None) -> Parameters:
     return Parameters(delay_ms=delay, work_ms=work)
 
 
-def _fit_text(fitted: Calibration) -> str:
+def _fit_text(fitted: ModelFit) -> str:
     lines = [f"fitted to {fitted.blocks} blocks, relative error {fitted.error:.1%}\n"]
     return "".join([*lines, *(f"note: {note}\n" for note in fitted.notes)])
 

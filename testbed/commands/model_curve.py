@@ -27,7 +27,7 @@ from testbed.errors import ConfigurationError
 if TYPE_CHECKING:
     from testbed.model.calibration import Calibration
     from testbed.model.curve import Curves
-    from testbed.model.predict import Compared, Predictions
+    from testbed.model.predict import Predictions, SizeComparison
     from testbed.model.real_core import Timed
     from testbed.report.pairing import Estimate
 
@@ -167,7 +167,7 @@ def predict(
     )
 
 
-def _compared(rows: list[Compared]) -> str:
+def _compared(rows: list[SizeComparison]) -> str:
     table: list[tuple[object, ...]] = [
         ("N", "", "PREDICTED ms", "MEASURED ms", "ERROR", "95 %", "CPU us", "CPU ERROR", "95 %")
     ]

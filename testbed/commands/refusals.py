@@ -19,7 +19,7 @@ from testbed.attacker.forgery import Hand
 from testbed.attacker.manufacturer import Manufacturer
 from testbed.commands.options import JsonOption, columns, markdown, print_found, say
 from testbed.refusals.cases import try_all
-from testbed.refusals.trial import Refusal, Trial
+from testbed.refusals.trial import Refusal, RefusalTrial
 from testbed.standing.bringup import running_lab
 from testbed.standing.operator import operating
 
@@ -84,6 +84,8 @@ def _attack(broker: Broker) -> Sequence[Refusal]:
 
             async def attack() -> Sequence[Refusal]:
                 async with operating(running) as operator:
-                    return await try_all(Trial(deployment, operator, manufacturer, hand), say)
+                    return await try_all(
+                        RefusalTrial(deployment, operator, manufacturer, hand), say
+                    )
 
             return asyncio.run(attack())

@@ -23,7 +23,7 @@ from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError
 from testbed.manifest import git_state
 from testbed.simulate.draw import PROFILES, Options, draw
-from testbed.simulate.outcome import Outcome, Summary
+from testbed.simulate.outcome import Outcome, SweepSummary
 from testbed.simulate.scenario import Scenario
 from testbed.simulate.shrink import shrink
 from testbed.simulate.strategies import STRATEGIES
@@ -121,7 +121,7 @@ def _tricks(arguments: list[str]) -> tuple[tuple[str, int], ...]:
 
 
 @contextmanager
-def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[Summary], None]]:
+def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[SweepSummary], None]]:
     """A bar on a terminal, otherwise a line now and then. Failures are printed at once."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -141,7 +141,7 @@ class _Heartbeat:
         self._started_s = self._told_s = time.monotonic()
         self._failures = 0
 
-    def __call__(self, summary: Summary) -> None:
+    def __call__(self, summary: SweepSummary) -> None:
         for failure in summary.failures[self._failures :]:
             sys.stderr.write(f"seed {failure.seed}: {failure.finding}\n")
         self._failures = len(summary.failures)
@@ -158,7 +158,7 @@ class _Heartbeat:
         sys.stderr.flush()
 
 
-def _print_summary(summary: Summary, elapsed_s: float) -> None:
+def _print_summary(summary: SweepSummary, elapsed_s: float) -> None:
     figures = summary.as_json(elapsed_s)
     faults = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.faults.items()))
     accused = ", ".join(f"{reason} {n}" for reason, n in sorted(summary.accusations.items()))
@@ -218,7 +218,7 @@ def _replay(scenario: Scenario, *, as_json: bool) -> int:
     if not as_json:
         return _EXIT_FINDING if _tell(scenario, Console()).finding else 0
     started = time.monotonic()
-    summary = Summary()
+    summary = SweepSummary()
     summary.add(run(scenario))
     print_json(summary.as_json(time.monotonic() - started))
     return _EXIT_FINDING if summary.failures else 0

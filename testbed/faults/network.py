@@ -29,7 +29,7 @@ from testbed.faults.repeating import Repeating
 from testbed.faults.switch import equip
 from testbed.links.emulated import EmulatedLinks, why_not_emulated
 from testbed.links.on_host import HostLinks, why_not_on_host
-from testbed.links.port import Links, Reading, Way
+from testbed.links.port import Links, RuleInForce, Way
 from testbed.links.wire import WireLinks
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
@@ -274,7 +274,7 @@ class FlapFault(LinkFault):
 
     def __init__(self, scene: Scene, make: Callable[[Scene], Links]) -> None:
         super().__init__(scene, make)
-        self._met: list[dict[Way, Reading]] = []
+        self._met: list[dict[Way, RuleInForce]] = []
         self._is_cut = True
         self._turns = Repeating("flap", self._turn)
 
@@ -317,7 +317,7 @@ def _alike(read: Shape, given: Shape) -> bool:
     )
 
 
-def _said(read: Mapping[Way, Reading]) -> dict[str, object]:
+def _said(read: Mapping[Way, RuleInForce]) -> dict[str, object]:
     return {
         str(way): {**msgspec.to_builtins(each.shape), "touched": each.touched}
         for way, each in read.items()

@@ -20,7 +20,7 @@ from testbed.provision.configs import EVENTS, File
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node, NodeRole
 
-__all__ = ["SWITCH", "TAKEN_S_MAX", "Order", "equip"]
+__all__ = ["SWITCH", "TAKEN_S_MAX", "SwitchOrder", "equip"]
 
 SWITCH = "switch"
 TAKEN_S_MAX = 5.0  # until a process has logged that it took an order
@@ -30,7 +30,7 @@ _PROGRAMS: dict[NodeRole, str] = {
 }
 
 
-class Order:
+class SwitchOrder:
     """One order for one process. `seam` is the place in the process; `scene.event.id` distinguishes
     it from other orders."""
 

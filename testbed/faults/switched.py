@@ -7,7 +7,7 @@ from abc import abstractmethod
 from inventory.model import Lab
 from testbed.campaign.kinds import Mechanism
 from testbed.faults.processes import ProcessFault
-from testbed.faults.switch import Order, equip
+from testbed.faults.switch import SwitchOrder, equip
 from testbed.hosts.port import NodeCommand
 from testbed.provision.layout import Node
 
@@ -57,5 +57,5 @@ class SwitchFault(ProcessFault):
         gone = all(self._order_to(node).gone(within_s) for node in self.hit)
         return gone and super().verify(within_s)
 
-    def _order_to(self, node: Node) -> Order:
-        return Order(self.scene, node, self.seam)
+    def _order_to(self, node: Node) -> SwitchOrder:
+        return SwitchOrder(self.scene, node, self.seam)

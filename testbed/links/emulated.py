@@ -11,7 +11,7 @@ from gateway.shaping import NO_SHAPE, Shape
 from inventory.model import Lab
 from testbed.emulate.control import ask
 from testbed.emulate.lab import RUNTIME
-from testbed.links.port import Links, Reading, Rules, Way
+from testbed.links.port import Links, RuleInForce, Rules, Way
 from testbed.provision.layout import Node
 
 __all__ = ["EmulatedLinks", "why_not_emulated"]
@@ -36,14 +36,14 @@ class EmulatedLinks(Links):
         """Each rule is sent with its time limit; the longest limit of all owners counts."""
         self._for_s = max(self._for_s, after_s)
 
-    def read_back(self, ways: Iterable[Way]) -> dict[Way, Reading]:
+    def read_back(self, ways: Iterable[Way]) -> dict[Way, RuleInForce]:
         rows = {(row["from"], row["to"]): row for row in ask(self._control, do="links")["links"]}
         found = {}
         for way in ways:
             row = rows.get((way.source, way.target), {})
             fields = {name: row[name] for name in Shape.__struct_fields__ if name in row}
             frames = row.get("frames", {})
-            found[way] = Reading(
+            found[way] = RuleInForce(
                 msgspec.convert(fields, Shape), sum(frames.get(what, 0) for what in _MET)
             )
         return found

@@ -30,7 +30,7 @@ from testbed.links.host_rules import (
     read_filter,
     read_queue,
 )
-from testbed.links.port import Links, Reading, Rules, Way
+from testbed.links.port import Links, RuleInForce, Rules, Way
 from testbed.programs import shell
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
@@ -89,7 +89,7 @@ class HostLinks(Links):
             self._armed.pop(owner, ()),
         )
 
-    def read_back(self, ways: Iterable[Way]) -> dict[Way, Reading]:
+    def read_back(self, ways: Iterable[Way]) -> dict[Way, RuleInForce]:
         wanted = list(ways)
         names = list(dict.fromkeys(name for way in wanted for name in way))
         said = dict(zip(names, at_once(self._read, names), strict=True))
@@ -100,7 +100,7 @@ class HostLinks(Links):
             share, lost = losses.get(self._address(way.source), (0.0, 0))
             shape, queued = shapes.get(self._address(way.target), (NO_SHAPE, 0))
             both = msgspec.structs.replace(shape, loss=share)
-            found[way] = Reading(both, lost + queued)
+            found[way] = RuleInForce(both, lost + queued)
         return found
 
     def _read(self, name: str) -> tuple[_Losses, _Shapes]:

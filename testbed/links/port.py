@@ -20,7 +20,7 @@ from testbed.fleet import at_once
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 
-__all__ = ["Links", "Reading", "Rules", "Way"]
+__all__ = ["Links", "RuleInForce", "Rules", "Way"]
 
 
 class Way(NamedTuple):
@@ -37,7 +37,7 @@ Rules = Mapping[Way, Shape]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class RuleInForce:
     """The rule on a way. `touched`: the number of messages, frames or packets that it has met."""
 
     shape: Shape
@@ -81,7 +81,7 @@ class Links(ABC):
             self._enforce(before, self._in_force())
 
     @abstractmethod
-    def read_back(self, ways: Iterable[Way]) -> dict[Way, Reading]:
+    def read_back(self, ways: Iterable[Way]) -> dict[Way, RuleInForce]:
         """The shapes in force on these ways, as their enforcer reports them."""
 
     @abstractmethod

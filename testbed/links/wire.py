@@ -15,9 +15,9 @@ from gateway.shaping import NO_SHAPE, Shape
 from nodes.switch.links import BROKER, SEAM
 from testbed.campaign.injection import Scene
 from testbed.errors import LabFault
-from testbed.faults.switch import Order
+from testbed.faults.switch import SwitchOrder
 from testbed.fleet import at_once
-from testbed.links.port import Links, Reading, Rules, Way
+from testbed.links.port import Links, RuleInForce, Rules, Way
 from testbed.provision.layout import Node
 
 __all__ = ["WireLinks"]
@@ -47,10 +47,10 @@ class WireLinks(Links):
         super().clear(owner)
         at_once(lambda node: self._order(node).take_back(), self._armed)
 
-    def read_back(self, ways: Iterable[Way]) -> dict[Way, Reading]:
+    def read_back(self, ways: Iterable[Way]) -> dict[Way, RuleInForce]:
         return {way: self._read(way) for way in ways}
 
-    def _read(self, way: Way) -> Reading:
+    def _read(self, way: Way) -> RuleInForce:
         """The rule on a way, from the log of the process that shapes it."""
         node, direction, party = self._end(way)
         name = f"{SEAM}.{self._scene.event.id}.json"
@@ -61,12 +61,12 @@ class WireLinks(Links):
                     touched = sum(event[direction].get(party, {}).values())
                 case "ordered" if event["order"] == name:
                     given = event.get(direction, {}).get(party, {})
-                    return Reading(msgspec.convert(given, Shape), touched)
+                    return RuleInForce(msgspec.convert(given, Shape), touched)
                 case "order-gone" if event["order"] == name:
                     break
                 case "started":
                     break
-        return Reading(NO_SHAPE)
+        return RuleInForce(NO_SHAPE)
 
     def _places(self, way: Way, shape: Shape) -> tuple[str, ...]:
         return (self._end(way)[0].name,)
@@ -82,8 +82,8 @@ class WireLinks(Links):
             given.setdefault(direction, {})[party] = msgspec.to_builtins(shape)
         order.give(given)
 
-    def _order(self, node: Node) -> Order:
-        return Order(self._scene, node, SEAM)
+    def _order(self, node: Node) -> SwitchOrder:
+        return SwitchOrder(self._scene, node, SEAM)
 
     def _end(self, way: Way) -> tuple[Node, str, str]:
         """The process that shapes a way, the direction, and its name for the other end."""

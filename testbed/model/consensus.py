@@ -19,7 +19,7 @@ from testbed.errors import ConfigurationError
 __all__ = [
     "PAPER_RATIO",
     "PAPER_WORK_PER_DELAY",
-    "Calibration",
+    "ModelFit",
     "Observation",
     "Parameters",
     "Times",
@@ -67,7 +67,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     committed_ms: float
 
 
-class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+class ModelFit(msgspec.Struct, frozen=True, kw_only=True):
     """`error` is the root mean square of (model - measured) / measured over all measured times.
     `separated`: False if work and delay cannot be distinguished, so that one of them is at its
     bound; then runs with other numbers of replicas are needed. `replicas`: the sizes that it
@@ -140,7 +140,7 @@ def consensus_times(replicas: int, parameters: Parameters) -> Times:
     )
 
 
-def calibrate(observations: Sequence[Observation]) -> Calibration:
+def calibrate(observations: Sequence[Observation]) -> ModelFit:
     """The parameters whose model is nearest to what was measured, in relative least squares.
 
     Times scale with both parameters together. So for each ratio of work to delay the best scale is
@@ -167,7 +167,7 @@ def calibrate(observations: Sequence[Observation]) -> Calibration:
     best = minimize_scalar(lambda exponent: fitted(exponent)[0], bounds=bounds, method="bounded")
     error, parameters = fitted(float(best.x))
     separated = min(best.x - bounds[0], bounds[1] - best.x) > _AT_BOUND
-    return Calibration(
+    return ModelFit(
         parameters=parameters,
         blocks=sum(each.blocks for each in observations),
         replicas=tuple(sorted({each.replicas for each in observations})),

@@ -23,8 +23,8 @@ __all__ = [
     "GOAL",
     "WORK",
     "Curve",
+    "CurveRow",
     "Curves",
-    "Row",
     "curves",
     "exponential_us",
     "obstacle",
@@ -36,7 +36,7 @@ GOAL, GOAL_REPLICAS = 2.0, 100  # the goal: at most so many times the time of N 
 _QUANTILES = 200
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class CurveRow(msgspec.Struct, frozen=True, kw_only=True):
     """The figures at one N. `ratio` is to N = 4. `work_us`: per block and replica, by purpose."""
 
     replicas: int
@@ -47,7 +47,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[CurveRow, ...]
 
 
 class Curves(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +127,7 @@ def _curve(name: str, found: Sequence[tuple[int, Mean, dict[str, float]]]) -> Cu
     return Curve(
         name=name,
         rows=tuple(
-            Row(replicas=n, ms=mean, ratio=mean.value / base, work_us=work_us)
+            CurveRow(replicas=n, ms=mean, ratio=mean.value / base, work_us=work_us)
             for n, mean, work_us in found
         ),
     )

@@ -13,7 +13,7 @@ from chain.quorum import REPLICAS_MIN
 from testbed.model.consensus import PAPER_RATIO
 from testbed.model.curve import GOAL, WORK, Curve, Curves, obstacle, risks
 from testbed.model.group import scientific
-from testbed.model.predict import Compared
+from testbed.model.predict import SizeComparison
 from testbed.model.real_core import Lever
 from testbed.report.pairing import Estimate, plain
 from testbed.report.style import (
@@ -36,7 +36,7 @@ _LABELS_APART = 1.105  # factor on a logarithmic axis
 _LEAST = 0.55  # of the ratios' axis: the part below 1 is room for the legend
 
 
-def draw(found: Curves, measured: Sequence[Compared], kind: str) -> bytes:
+def draw(found: Curves, measured: Sequence[SizeComparison], kind: str) -> bytes:
     """`kind` is "svg" or "pdf". `measured`: what real processes took."""
     with styled():
         made = figure(_HEIGHT_IN, None)
@@ -52,7 +52,9 @@ def draw(found: Curves, measured: Sequence[Compared], kind: str) -> bytes:
         return rendered(made, kind)
 
 
-def _ratios(axes: Axes, found: Curves, core: Sequence[Curve], measured: Sequence[Compared]) -> None:
+def _ratios(
+    axes: Axes, found: Curves, core: Sequence[Curve], measured: Sequence[SizeComparison]
+) -> None:
     last = found.event_model.rows[-1].replicas
     for curve, line in ((found.event_model, "-"), (found.closed_form, ":")):
         _line(axes, curve, _ratios_of(curve), colour="#444444", line=line, marker="")
@@ -77,7 +79,7 @@ def _ratios(axes: Axes, found: Curves, core: Sequence[Curve], measured: Sequence
     axes.legend(fontsize=5.5, loc="lower right", ncols=3)
 
 
-def _loopback(axes: Axes, measured: Sequence[Compared]) -> None:
+def _loopback(axes: Axes, measured: Sequence[SizeComparison]) -> None:
     """Two curves, predicted and measured, with all replicas on one machine's cores and without link
     delays."""
     base = next((each for each in measured if each.replicas == REPLICAS_MIN), None)

@@ -14,8 +14,8 @@ import psutil
 from chain.genesis import Consensus
 from nodes.events import read_events
 from testbed.bench.limit import cpu_s
-from testbed.bench.load import Device, bench_policy, devices
-from testbed.bench.network import Network
+from testbed.bench.load import BenchDevice, bench_policy, devices
+from testbed.bench.network import ReplicaNetwork
 from testbed.bench.session import run, session
 from testbed.bench.stage import Say
 
@@ -41,7 +41,7 @@ def measure_loopback(replicas: int, blocks: int, say: Say) -> Measured:
     with tempfile.TemporaryDirectory(prefix="model-") as directory:
         of = devices(1)
         say(f"{replicas} replicas: {blocks} blocks, one request at a time")
-        with Network(
+        with ReplicaNetwork(
             Path(directory), replicas=replicas, policy=bench_policy(of), consensus=_NORMAL_CASE
         ) as network:
             first, last, spent_s = run(_load(network, blocks, of, say))
@@ -58,7 +58,7 @@ def measure_loopback(replicas: int, blocks: int, say: Say) -> Measured:
 
 
 async def _load(
-    network: Network, blocks: int, of: list[Device], say: Say
+    network: ReplicaNetwork, blocks: int, of: list[BenchDevice], say: Say
 ) -> tuple[int, int, float]:
     """Runs a closed loop. Returns (height before, height after, CPU time of all replicas in
     between)."""

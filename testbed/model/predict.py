@@ -34,10 +34,10 @@ from testbed.report.pairing import median as estimated
 from testbed.simulate.costs import Costs, Price
 
 __all__ = [
-    "Compared",
     "Prediction",
     "Predictions",
     "Round",
+    "SizeComparison",
     "calibration_of",
     "compared",
     "fitted",
@@ -84,7 +84,7 @@ class Predictions(Document, frozen=True, kw_only=True):
     rounds: Annotated[tuple[Round, ...], Meta(min_length=1, max_length=1000)]
 
 
-class Compared(msgspec.Struct, frozen=True, kw_only=True):
+class SizeComparison(msgspec.Struct, frozen=True, kw_only=True):
     """One size over all rounds: medians, with intervals from the variation between rounds. `ratio`
     and `cpu_ratio`: predicted to measured, paired by round."""
 
@@ -176,7 +176,7 @@ def _timed(costs: Costs, like: Measured, cores: int) -> Timed:
     return timed(Point(replicas=like.replicas, lever=Lever.PRODUCT, costs=shared, blocks=_BLOCKS))
 
 
-def compared(found: Predictions) -> list[Compared]:
+def compared(found: Predictions) -> list[SizeComparison]:
     """The comparison by size."""
     rows = []
     for sizes in zip(*(one.sizes for one in found.rounds), strict=True):
@@ -186,7 +186,7 @@ def compared(found: Predictions) -> list[Compared]:
         )
         cpu = [known(each.measured_cpu_us) for each in sizes]
         rows.append(
-            Compared(
+            SizeComparison(
                 replicas=sizes[0].replicas,
                 fitted_to=sizes[0].replicas in found.fitted_to,
                 predicted_ms=estimated(predicted),

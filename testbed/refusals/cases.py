@@ -26,14 +26,14 @@ from gateway.broker.security import bootstrap_id, bootstrap_user
 from gateway.mqtt.topics import Up
 from gateway.serial.frames import Frame, decode_line, encode_frame
 from testbed.attacker.at_the_door import ATTACKS
-from testbed.attacker.door_attack import At
+from testbed.attacker.door_attack import DoorTarget
 from testbed.attacker.forgery import ESCALATIONS, EXPIRED_AFTER_S, FORGERIES
 from testbed.attacker.manufacturer import Manufacturer, issue
 from testbed.attacker.puppet import Puppet
 from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
 from testbed.provision.material import PRIVILEGE_MAX
-from testbed.refusals.trial import Refusal, Trial
+from testbed.refusals.trial import Refusal, RefusalTrial
 
 __all__ = ["try_all"]
 
@@ -41,7 +41,7 @@ LAGS_MAX = 5
 _ALL_BLOCKS = sync_codec.encode(SyncRequest(start=1, bodies=True))
 
 
-async def try_all(trial: Trial, say: Callable[[str], None]) -> list[Refusal]:
+async def try_all(trial: RefusalTrial, say: Callable[[str], None]) -> list[Refusal]:
     """Every case, in order. Raises LabFault."""
     for cases in ALL:
         say((cases.__doc__ or "").partition("\n")[0])
@@ -49,7 +49,7 @@ async def try_all(trial: Trial, say: Callable[[str], None]) -> list[Refusal]:
     return trial.found
 
 
-async def _forged(t: Trial) -> None:
+async def _forged(t: RefusalTrial) -> None:
     """Forgeries and escalations: what `device.impersonate` and `device.escalate` send."""
     ways = {what: way for some in (*FORGERIES.values(), ESCALATIONS) for what, way in some.items()}
     await t.later(EXPIRED_AFTER_S)  # the certificate of one of his devices must have expired
@@ -63,7 +63,7 @@ async def _forged(t: Trial) -> None:
                 break
 
 
-async def _access(t: Trial) -> None:
+async def _access(t: RefusalTrial) -> None:
     """Access requests."""
     device = Puppet(t.network)
     spare = await t.operator.new_voucher("spare", 3)
@@ -91,7 +91,7 @@ async def _access(t: Trial) -> None:
     t.spent.append(("login of an expired voucher", late.user))
 
 
-async def _factory(t: Trial) -> None:
+async def _factory(t: RefusalTrial) -> None:
     """Factory certificates (IEEE 802.1AR)."""
     root = t.manufacturer.root
     own = issue("own", root)
@@ -124,7 +124,7 @@ async def _factory(t: Trial) -> None:
     await t.request("factory certificate used before", second.enrol_by(own, t.head), second)
 
 
-async def _replay(t: Trial) -> None:
+async def _replay(t: RefusalTrial) -> None:
     """Replays."""
     puppet, voucher, enrolment = await t.admit("replayed")
     data = puppet.sign(puppet.data())
@@ -138,7 +138,7 @@ async def _replay(t: Trial) -> None:
     await t.request("counter used before", puppet.data(payload=b"new"), puppet)
 
 
-async def _form(t: Trial) -> None:
+async def _form(t: RefusalTrial) -> None:
     """Malformed and altered messages."""
     puppet, _, _ = await t.admit("formed")
     good, name = puppet.sign(puppet.data()), puppet.node.hex()
@@ -158,7 +158,7 @@ async def _form(t: Trial) -> None:
     await t.signed("data sent as an access request", good, name, "enrol")
 
 
-async def _ends(t: Trial) -> None:
+async def _ends(t: RefusalTrial) -> None:
     """Expired and revoked."""
     for name, had in (("expiry", "expired"), ("revocation", "revoked")):
         t.spent.append((f"login after {name}", t.attacker.login_of(t.hand.devices[had])))
@@ -180,7 +180,7 @@ async def _ends(t: Trial) -> None:
         t.spent.append((f"login of the {name} key of a revoked device", t.attacker.login_of(key)))
 
 
-async def _restarts(t: Trial) -> None:
+async def _restarts(t: RefusalTrial) -> None:
     """Replays after all replicas and the gateway were killed and started again."""
     puppet, voucher, enrolment = await t.admit("before")
     data = puppet.sign(puppet.data())
@@ -202,10 +202,10 @@ def _restart(deployment: Deployment) -> None:
         deployment.wait_ready(node)
 
 
-async def _at_broker(t: Trial) -> None:
+async def _at_broker(t: RefusalTrial) -> None:
     """What the broker refuses: takeover, topic hijack and eavesdropping, and more."""
     rogue = await t.login_of(t.hand.devices["admitted"])
-    at = At(t.net, rogue, "a" * 64, t.hand.rng)
+    at = DoorTarget(t.net, rogue, "a" * 64, t.hand.rng)
     for attack in ATTACKS.values():
         for what, user, client_id, act in attack.ways(at):
             await t.at_broker(what, user, act, client_id)
@@ -221,7 +221,7 @@ async def _at_broker(t: Trial) -> None:
         await t.at_broker(name, user, None)
 
 
-async def _carriers(t: Trial) -> None:
+async def _carriers(t: RefusalTrial) -> None:
     """Carrier certificates sent to the gateway."""
     puppet, _, enrolment = await t.admit("carried")
     other, _, theirs = await t.admit("other")
@@ -243,7 +243,7 @@ async def _carriers(t: Trial) -> None:
     await t.at_gateway("carrier certificate of a revoked device", "carrier", own, name)
 
 
-async def _serial(t: Trial) -> None:
+async def _serial(t: RefusalTrial) -> None:
     """The line to a sensor board."""
     board = t.deployment.with_role("board")[0]
     sent = decode_line(await t.frame_of(board))
@@ -261,7 +261,7 @@ async def _serial(t: Trial) -> None:
         await t.on_the_line(tried, board, line)
 
 
-async def _offline(t: Trial) -> None:
+async def _offline(t: RefusalTrial) -> None:
     """Certificates, checked offline."""
     puppet, _, enrolment = await t.admit("certified")
     good = carrier_certificate(puppet.key, t.proof_of(enrolment))

@@ -35,7 +35,7 @@ from testbed.provision.layout import Node
 from testbed.provision.material import Voucher
 from testbed.standing.operator import Operator
 
-__all__ = ["Refusal", "Trial"]
+__all__ = ["Refusal", "RefusalTrial"]
 
 ANSWER_S_MAX = 30.0
 POLL_S = 0.05
@@ -60,7 +60,7 @@ class Refusal(msgspec.Struct, frozen=True):
         return self.layer != NOBODY
 
 
-class Trial:
+class RefusalTrial:
     """An attacker with a relay's login on the running lab, and the refusals that he met."""
 
     def __init__(

@@ -10,7 +10,7 @@ from testbed.campaign.expect import FIRST_COMMIT
 from testbed.campaign.injection import Judgement
 from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
-from testbed.checks.faults import Injection, injections
+from testbed.checks.faults import InjectionResult, injections
 from testbed.checks.ledger import LedgerReport
 from testbed.checks.logs import ViewEntered
 from testbed.checks.stats import upper95
@@ -75,7 +75,7 @@ def _problem(ledger: LedgerReport) -> str | None:
 def _verdict(
     evidence: Evidence,
     properties: tuple[PropertyResult, ...],
-    found: tuple[Injection, ...],
+    found: tuple[InjectionResult, ...],
     attacks: tuple[AttackResult, ...],
 ) -> RunVerdict:
     verdicts = {attack.verdict for attack in attacks}
@@ -91,7 +91,7 @@ def _verdict(
     return "degraded" if wrong else "passed"
 
 
-def _fault(found: Injection) -> FaultResult:
+def _fault(found: InjectionResult) -> FaultResult:
     return FaultResult(
         id=found.id,
         kind=found.kind,
@@ -134,7 +134,7 @@ def _attack(evidence: Evidence, attack: str, kind: str) -> AttackResult:
 
 
 def _properties(
-    evidence: Evidence, ledger: LedgerReport, found: tuple[Injection, ...]
+    evidence: Evidence, ledger: LedgerReport, found: tuple[InjectionResult, ...]
 ) -> Iterator[PropertyResult]:
     struck = any(event.skipped is None for event in evidence.trial.events)
     wanted = evidence.expect.safety
@@ -158,7 +158,7 @@ def _properties(
         yield judged
 
 
-def _first_commit(name: str, bound_ms: float, healed: Sequence[Injection]) -> PropertyResult:
+def _first_commit(name: str, bound_ms: float, healed: Sequence[InjectionResult]) -> PropertyResult:
     """The longest recovery decides, if the clocks allow to compute all of them."""
     judged = _at_most(name, bound_ms, [each.recovery_ms for each in healed if not _untold(each)])
     if judged.held and any(map(_untold, healed)):
@@ -167,7 +167,7 @@ def _first_commit(name: str, bound_ms: float, healed: Sequence[Injection]) -> Pr
     return judged
 
 
-def _untold(each: Injection) -> bool:
+def _untold(each: InjectionResult) -> bool:
     return each.recovery_state == "unknown"
 
 
@@ -183,7 +183,9 @@ def _at_most(name: str, bound_ms: float, values_ms: Sequence[float | None]) -> P
     )
 
 
-def _bounds_on_faults(evidence: Evidence, found: tuple[Injection, ...]) -> Iterator[PropertyResult]:
+def _bounds_on_faults(
+    evidence: Evidence, found: tuple[InjectionResult, ...]
+) -> Iterator[PropertyResult]:
     """Judges the campaign's bounds on single faults, like `FIRST_COMMIT`."""
     if not evidence.completed:
         return

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from testbed.checks.attacks import not_judged
 from testbed.checks.conditions import unknown
 from testbed.checks.evidence import Evidence
-from testbed.checks.faults import Injection
+from testbed.checks.faults import InjectionResult
 from testbed.checks.finding import lost_ledgers
 from testbed.checks.ledger import LedgerReport
 from testbed.checks.logs import (
@@ -30,7 +30,7 @@ __all__ = ["notes"]
 def notes(
     evidence: Evidence,
     ledger: LedgerReport,
-    found: Sequence[Injection],
+    found: Sequence[InjectionResult],
     attacks: Sequence[AttackResult],
     of_traces: Sequence[str],
 ) -> Iterator[str]:
@@ -84,7 +84,7 @@ def _last(evidence: Evidence, kind: type[LogEvent]) -> dict[str, int]:
 
 
 def _injection_notes(
-    evidence: Evidence, found: Sequence[Injection], attacks: Sequence[AttackResult]
+    evidence: Evidence, found: Sequence[InjectionResult], attacks: Sequence[AttackResult]
 ) -> Iterator[str]:
     for fault in found:
         if fault.aborted:

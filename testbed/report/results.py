@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from testbed.campaign.expect import FIRST_COMMIT
 from testbed.checks.evidence import Evidence
-from testbed.checks.faults import Injection, injections
+from testbed.checks.faults import InjectionResult, injections
 from testbed.checks.logs import BlockDone
 from testbed.checks.stats import interval95
 from testbed.grouped import grouped
@@ -153,7 +153,7 @@ def _attack_cells(summary: RunSummary, attack: str) -> dict[str, Cell]:
     }
 
 
-def _fault_cells(steps: Sequence[Injection], safety: bool | None) -> dict[str, Cell]:
+def _fault_cells(steps: Sequence[InjectionResult], safety: bool | None) -> dict[str, Cell]:
     return {
         "observed": sum(each.observed for each in steps),
         "first_commit_s": _worst_s([each.recovery_ms for each in steps]),
@@ -178,7 +178,7 @@ def _unavailable_s(evidence: Evidence, phase: str) -> float | None:
     return round(max(b - a for a, b in pairwise(marks)) / 1000, 6)
 
 
-def _fault_verdict(steps: Sequence[Injection], safety: bool | None) -> str:
+def _fault_verdict(steps: Sequence[InjectionResult], safety: bool | None) -> str:
     """Safety under the fault, and progress after it."""
     if safety is False:
         return "broken"

@@ -19,8 +19,8 @@ __all__ = ["Administrator"]
 
 
 class Administrator:
-    """The run uses it like a `devices.Device`. Orders name `key_of(replica)` and `node_of(device)`;
-    `membership` is the one in force at its gateway."""
+    """The run uses it like a `devices.SimulatedDevice`. Orders name `key_of(replica)` and
+    `node_of(device)`; `membership` is the one in force at its gateway."""
 
     number = 0
 

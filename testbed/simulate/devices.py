@@ -19,13 +19,13 @@ from chain.ledger.operations import Data, Enrol, Operation, Renew, Revoke, Token
 from chain.ledger.possession import renewal_statement, voucher_statement
 from testbed.simulate.scheme import Signatures
 
-__all__ = ["SERVICE", "Device"]
+__all__ = ["SERVICE", "SimulatedDevice"]
 
 SERVICE = "telemetry"
 _VALIDITY_S = 86_400  # longer than any clock is ahead, even if a quorum's clocks are
 
 
-class Device:
+class SimulatedDevice:
     """One mobile device. `wanted` is the request for which it waits, None if it has nothing to do.
     `wanted_id` is its id (set by the owner), `doing` its name."""
 

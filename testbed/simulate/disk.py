@@ -16,7 +16,7 @@ from chain.pbft.effects import Durable
 from nodes.ports import FORGETTABLE, Stored, StoreFull
 from nodes.replica.abstention import Abstention
 from nodes.replica.memory_store import MemoryStore
-from testbed.simulate.scenario import Crash
+from testbed.simulate.scenario import KeptWrites
 
 __all__ = ["Disk", "PowerLossError"]
 
@@ -29,7 +29,7 @@ _UNKNOWN = -1  # where an abstention ends if no peer was heard yet
 class PowerLossError(Exception):
     """The machine stopped inside a disk operation. Pass `keeps` to `power_off`."""
 
-    def __init__(self, keeps: Crash) -> None:
+    def __init__(self, keeps: KeptWrites) -> None:
         super().__init__(keeps.value)
         self.keeps = keeps
 
@@ -49,14 +49,14 @@ class Disk(MemoryStore):
         self._unsynced: list[_Undo] = []
         self._forgotten = [0, 0]  # up to these sequence numbers: (synced, written)
         self._operations_left: int | None = None
-        self._on_crash = Crash.LOST
+        self._on_crash = KeptWrites.LOST
         self._fills_after: int | None = None
         self._abstention: list[int | None] = [None, None]  # up to these heights: (synced, written)
         self.syncs = 0
 
     # --- power ---------------------------------------------------------------------------------
 
-    def fail_at(self, operation: int, keeps: Crash) -> None:
+    def fail_at(self, operation: int, keeps: KeptWrites) -> None:
         """Make power fail at the `operation`-th operation from now (a write or a commit); 0:
         never."""
         self._operations_left = operation or None
@@ -91,15 +91,15 @@ class Disk(MemoryStore):
         """Note it. It is durable with the next commit."""
         self._abstention[1] = until
 
-    def power_off(self, keeps: Crash) -> None:
+    def power_off(self, keeps: KeptWrites) -> None:
         """Undoes writes that were not durable; `keeps` says how many."""
         self._operations_left = None
         match keeps:
-            case Crash.LOST:
+            case KeptWrites.LOST:
                 kept = 0
-            case Crash.KEPT:
+            case KeptWrites.KEPT:
                 kept = len(self._unsynced)
-            case Crash.TORN:
+            case KeptWrites.TORN:
                 kept = self._random.randint(0, len(self._unsynced))
         while len(self._unsynced) > kept:
             undo = self._unsynced.pop()
@@ -114,8 +114,8 @@ class Disk(MemoryStore):
         self._unsynced.clear()
         self._shown = min(self._shown, len(self._blocks))
         self.show()
-        self._forgotten = [self._forgotten[keeps is Crash.KEPT]] * 2
-        self._abstention = [self._abstention[keeps is Crash.KEPT]] * 2
+        self._forgotten = [self._forgotten[keeps is KeptWrites.KEPT]] * 2
+        self._abstention = [self._abstention[keeps is KeptWrites.KEPT]] * 2
 
     def show(self) -> None:
         """Call it when a step of the process is complete: shows its blocks to `on_block`."""

@@ -16,14 +16,14 @@ import msgspec
 from chain.genesis import Consensus
 from chain.quorum import REPLICAS_MIN, Quorum
 from testbed.errors import ConfigurationError
-from testbed.simulate.draw_change import Change, draw_change
+from testbed.simulate.draw_change import MembershipChange, draw_change
 from testbed.simulate.draw_power import draw_power
 from testbed.simulate.draw_stops import draw_stops
 from testbed.simulate.scenario import (
     GATEWAY,
-    Crash,
     Event,
     EventKind,
+    KeptWrites,
     Links,
     Scenario,
     Traitor,
@@ -115,7 +115,7 @@ def draw(options: Options, seed: int) -> Scenario:
     ]
     traitors = _traitors(dice, options, quorum, "byzantine" in kinds)
     treacherous = frozenset(traitor.replica for traitor in traitors)
-    change = Change()
+    change = MembershipChange()
     if "member" in kinds and len(traitors) <= quorum.faulty:
         change = draw_change(dice, n, treacherous, _FAULTS_US)
     total = n + change.joiners
@@ -338,7 +338,7 @@ def _crash(dice: Random, n: int, heal_us: int) -> Iterator[Event]:
         kind=EventKind.CRASH,
         nodes=(dice.randrange(n),),
         amount=dice.choice((0, *range(1, 12))),
-        detail=dice.choice(list(Crash)).value,
+        detail=dice.choice(list(KeptWrites)).value,
     )
 
 
@@ -353,7 +353,7 @@ def _outage(dice: Random, n: int, heal_us: int) -> Iterator[Event]:
             duration_us=max(_FAULT_US_MIN, span["duration_us"] // dice.randint(1, 4)),
             nodes=(replica,),
             amount=dice.choice((0, 0, 1, 2)),
-            detail=dice.choice(list(Crash)).value,
+            detail=dice.choice(list(KeptWrites)).value,
         )
 
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 from chain.quorum import REPLICAS_MIN, Quorum
 from testbed.simulate.scenario import Event, EventKind
 
-__all__ = ["Change", "draw_change"]
+__all__ = ["MembershipChange", "draw_change"]
 
 _START_US_MAX = 1_500_000  # delay from the order until an added replica's process starts
 
 
-class Change(NamedTuple):
+class MembershipChange(NamedTuple):
     """`sizes` are those of the epochs after the first. `lost` are replicas that fail and are
     removed."""
 
@@ -27,7 +27,7 @@ class Change(NamedTuple):
     sizes: tuple[int, ...] = ()
 
 
-def draw_change(dice: Random, n: int, traitors: frozenset[int], until_us: int) -> Change:
+def draw_change(dice: Random, n: int, traitors: frozenset[int], until_us: int) -> MembershipChange:
     """Adds a replica, removes one, or replaces one that is lost, works or lies."""
     shapes = ["add", "replace"]
     honest = [r for r in range(n) if r not in traitors]
@@ -45,10 +45,10 @@ def draw_change(dice: Random, n: int, traitors: frozenset[int], until_us: int) -
     remove = Event(at_us=second_us, kind=EventKind.REMOVE, nodes=(lost,))
     match shape:
         case "add":
-            return Change((add,), 1, (), (n + 1,))
+            return MembershipChange((add,), 1, (), (n + 1,))
         case "remove":
-            return Change((remove,), 0, (), (n - 1,))
+            return MembershipChange((remove,), 0, (), (n - 1,))
         case "replace-lost":
-            return Change((add, remove), 1, (lost,), (n + 1, n))
+            return MembershipChange((add, remove), 1, (lost,), (n + 1, n))
         case _:
-            return Change((add, remove), 1, (), (n + 1, n))
+            return MembershipChange((add, remove), 1, (), (n + 1, n))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from random import Random
 
-from testbed.simulate.scenario import Crash, Event, EventKind, links_among
+from testbed.simulate.scenario import Event, EventKind, KeptWrites, links_among
 
 __all__ = ["draw_power"]
 
@@ -30,7 +30,7 @@ def draw_power(
     for _ in range(dice.randint(1, _CUTS_MAX)):
         at_us = min(dice.choice(asked_us) + dice.randrange(_AFTER_US_MAX), heal_us - 1)
         dark_us = dice.randint(*_DARK_US)
-        keeps = dice.choice((Crash.LOST, Crash.LOST, Crash.TORN))
+        keeps = dice.choice((KeptWrites.LOST, KeptWrites.LOST, KeptWrites.TORN))
         events += [
             Event(
                 at_us=at_us,

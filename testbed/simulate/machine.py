@@ -17,11 +17,11 @@ from nodes.replica.service import Service, Verified
 from nodes.replica.timers import Fired
 from nodes.wire.inbox import Inbox
 from testbed.simulate.disk import Disk, PowerLossError
-from testbed.simulate.scenario import Crash
+from testbed.simulate.scenario import KeptWrites
 from testbed.simulate.scheme import Meter
 from testbed.simulate.timeline import Timeline
 
-__all__ = ["EPOCH_US", "Machine", "Process"]
+__all__ = ["EPOCH_US", "Machine", "SimulatedProcess"]
 
 EPOCH_US = 1_700_000_000_000_000  # wall time at the start of a run, microseconds since 1970
 IDLE_US = 1_000_000  # how often a process writes without a vote
@@ -54,7 +54,7 @@ class Machine:
     wrap: Callable[[Service], Rewrite] | None
     keep_data_blocks: int | None
     work_us: int = 0  # time to check a replica's signature; 0: nothing takes time
-    process: Process | None = None
+    process: SimulatedProcess | None = None
     _installed: bool = False
     _downs: int = 0  # crash events in force
     _pauses: int = 0
@@ -72,10 +72,10 @@ class Machine:
     def _start(self) -> None:
         if self._installed and self.process is None and not self._downs:
             self.emit("starts", {"height": self.disk.height})
-            self.process = Process(self)
+            self.process = SimulatedProcess(self)
             self._guarded(self.process.start)
 
-    def crash(self, at_operation: int, keeps: Crash) -> None:
+    def crash(self, at_operation: int, keeps: KeptWrites) -> None:
         """Power fails now (0) or at a later disk operation. `recover` brings the machine back."""
         self._downs += 1
         if at_operation and self.process is not None:
@@ -86,12 +86,12 @@ class Machine:
     def recover(self) -> None:
         self._downs -= 1
         if self._downs == 0:
-            self.disk.fail_at(0, Crash.LOST)
+            self.disk.fail_at(0, KeptWrites.LOST)
             self._start()
 
     def wipe(self) -> None:
         """Power fails and the disk is lost. `recover` brings the machine back, empty."""
-        self.crash(0, Crash.LOST)
+        self.crash(0, KeptWrites.LOST)
         self.disk.wipe()
 
     def pause(self) -> None:
@@ -102,12 +102,12 @@ class Machine:
         if self._pauses == 0:
             self._turn()
 
-    def _die(self, keeps: Crash) -> None:
+    def _die(self, keeps: KeptWrites) -> None:
         if self.process is not None:
             self._stop(keeps)
             self.emit("loses-power", {"keeps": keeps.value})
 
-    def _stop(self, keeps: Crash) -> None:
+    def _stop(self, keeps: KeptWrites) -> None:
         """The process ends. What it had not handled is lost."""
         self.process = None
         self._inbox = Inbox()
@@ -124,7 +124,7 @@ class Machine:
         except StoreFull:
             # The process ends as `nodes.replica.process` does: the transaction is lost, and nothing
             # that waited for it is sent.
-            self._stop(Crash.LOST)
+            self._stop(KeptWrites.LOST)
             self.emit("stopped-full", {})
             self.timeline.after(RESTART_US, self._start)
 
@@ -152,7 +152,7 @@ class Machine:
             else:
                 self._guarded(self.process.receive, arrived)
 
-    def _open(self, process: Process, arrived: list[tuple[Party, bytes]]) -> None:
+    def _open(self, process: SimulatedProcess, arrived: list[tuple[Party, bytes]]) -> None:
         """Opens frames. Their effects happen only after the time for all verification."""
         checks = self.scheme.checks
         verified = process.service.verify_all(arrived)
@@ -160,7 +160,7 @@ class Machine:
         work_us = self.work_us * (FRAMES_PER_CHECK * checks + len(arrived)) // FRAMES_PER_CHECK
         self.timeline.after(work_us, self._verified, process, verified)
 
-    def _verified(self, process: Process, verified: list[tuple[Party, Verified]]) -> None:
+    def _verified(self, process: SimulatedProcess, verified: list[tuple[Party, Verified]]) -> None:
         if process is not self.process:
             return
         if self._pauses:
@@ -172,7 +172,7 @@ class Machine:
             self.fire(process, name)
         self._turn()
 
-    def fire(self, process: Process, name: str) -> None:
+    def fire(self, process: SimulatedProcess, name: str) -> None:
         """A timer of `process` is due. A paused process gets it late."""
         if process is not self.process:
             return
@@ -191,14 +191,14 @@ class Machine:
     def emit(self, event: str, fields: dict[str, object]) -> None:
         self.on_event(self, event, fields)
 
-    def idle(self, process: Process) -> None:
+    def idle(self, process: SimulatedProcess) -> None:
         if process is self.process:
             self.timeline.after(IDLE_US, self.idle, process)
             if not self._pauses:
                 self._guarded(process.service.driver.idle)
 
 
-class Process:
+class SimulatedProcess:
     """A replica's process from one start to its end. Implements the ports of
     `nodes.replica.service.Service` except the store."""
 

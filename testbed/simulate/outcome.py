@@ -6,10 +6,10 @@ from collections import Counter
 
 import msgspec
 
-__all__ = ["Finding", "Outcome", "Summary"]
+__all__ = ["Outcome", "SweepSummary", "Violation"]
 
 
-class Finding(msgspec.Struct, frozen=True):
+class Violation(msgspec.Struct, frozen=True):
     """A property that did not hold: its name, the time and the message."""
 
     property: str
@@ -24,7 +24,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `trace` is a SHA-256 over everything that was delivered, in order."""
 
     seed: int
-    finding: Finding | None
+    finding: Violation | None
     trace: str
     simulated_us: int
     steps: int
@@ -36,7 +36,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     states: tuple[str, ...]  # of the protocol (`coverage`)
 
 
-class Summary:
+class SweepSummary:
     """Sums over a sweep."""
 
     def __init__(self) -> None:

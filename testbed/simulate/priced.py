@@ -20,13 +20,13 @@ from chain.pbft.state_machine import VerifiedRequest
 from nodes.ports import Party
 from nodes.replica.service import Superfluous, Verified
 from testbed.simulate.costs import Cores, Costs
-from testbed.simulate.machine import Machine, Process
+from testbed.simulate.machine import Machine, SimulatedProcess
 from testbed.simulate.scheme import MeteredSigner
 
-__all__ = ["Block", "PricedMachine", "Spent", "Stopwatch", "kind_of", "pricing"]
+__all__ = ["PricedBlock", "PricedMachine", "Spent", "Stopwatch", "kind_of", "pricing"]
 
 
-class Block(msgspec.Struct):
+class PricedBlock(msgspec.Struct):
     """The times of one block on the virtual clock. `proposer_us` is how long it took from its
     proposal to its execution, both at the proposer."""
 
@@ -56,7 +56,7 @@ class Stopwatch:
     """The times of one run. All machines share one."""
 
     def __init__(self) -> None:
-        self.blocks: defaultdict[int, Block] = defaultdict(Block)
+        self.blocks: defaultdict[int, PricedBlock] = defaultdict(PricedBlock)
         self.spent = Spent()
 
 
@@ -97,12 +97,12 @@ class PricedMachine(Machine):
             self._working = True
             self._cores.take(self._verify, process)
 
-    def fire(self, process: Process, name: str) -> None:
+    def fire(self, process: SimulatedProcess, name: str) -> None:
         self._fired.add(name, self._inbox.arrived)
         self._rung = True
         self._turn()
 
-    def _verify(self, process: Process) -> None:
+    def _verify(self, process: SimulatedProcess) -> None:
         self._rung = False
         frames = self._inbox.take()
         before = self.scheme.count
@@ -131,7 +131,7 @@ class PricedMachine(Machine):
         # Threads share the checks; the rest holds the interpreter's lock.
         return us + check_us / (1 if costs.shared else costs.cores)
 
-    def _handle(self, process: Process, verified: list[tuple[Party, Verified]]) -> None:
+    def _handle(self, process: SimulatedProcess, verified: list[tuple[Party, Verified]]) -> None:
         signed, syncs, checks = self._meter.signed, self.disk.syncs, self.scheme.count
         self._guarded(process.step, verified)
         for name in self._fired.take(self._inbox.taken):

@@ -28,7 +28,7 @@ from chain.pbft.messages import (
 )
 from chain.pbft.state import ViewFact
 from testbed.simulate.disk import Disk
-from testbed.simulate.outcome import Finding
+from testbed.simulate.outcome import Violation
 from testbed.simulate.reference import Reference, RuleBrokenError
 from testbed.simulate.timeline import Timeline
 
@@ -55,7 +55,7 @@ def _is_backed(disk: Disk, kind: str, epoch: int, view: int, seq: int) -> bool:
 class BrokenError(Exception):
     """A property was broken."""
 
-    def __init__(self, finding: Finding) -> None:
+    def __init__(self, finding: Violation) -> None:
         super().__init__(str(finding))
         self.finding = finding
 
@@ -93,7 +93,7 @@ class Checker:
         return self._heights[replica]
 
     def broken(self, name: str, message: str) -> BrokenError:
-        return BrokenError(Finding(name, self._timeline.now_us, message))
+        return BrokenError(Violation(name, self._timeline.now_us, message))
 
     # --- what replicas write ---------------------------------------------------------------------
 

@@ -19,9 +19,9 @@ __all__ = [
     "GATEWAY",
     "NETWORK_KINDS",
     "ORDERS",
-    "Crash",
     "Event",
     "EventKind",
+    "KeptWrites",
     "Links",
     "Scenario",
     "Traitor",
@@ -59,7 +59,7 @@ NETWORK_KINDS = frozenset({EventKind.BLOCK, EventKind.LOSS, EventKind.DUPLICATE,
 ORDERS = frozenset({EventKind.ADD, EventKind.REMOVE, EventKind.REVOKE})
 
 
-class Crash(Enum):
+class KeptWrites(Enum):
     """How many of the unsynced writes the disk keeps (`Event.detail`)."""
 
     LOST = "lost"  # nothing

@@ -22,7 +22,7 @@ import msgspec
 
 from testbed.errors import ConfigurationError, LabFault
 from testbed.simulate.draw import Options, draw
-from testbed.simulate.outcome import Outcome, Summary
+from testbed.simulate.outcome import Outcome, SweepSummary
 from testbed.simulate.world import run
 
 if TYPE_CHECKING:
@@ -45,16 +45,17 @@ def sweep(
     options: Options,
     seeds: Iterable[int],
     executor: Executor,
-    advance: Callable[[Summary], None] = lambda summary: None,
+    advance: Callable[[SweepSummary], None] = lambda summary: None,
     failures_max: int | None = None,
-) -> Summary:
+) -> SweepSummary:
     """Runs every seed. Stops early when `failures_max` runs have failed, or at Ctrl-C; then all
-    completed runs are kept (`Summary.resume_at`). `advance` is called after each batch of seeds.
+    completed runs are kept (`SweepSummary.resume_at`). `advance` is called after each batch of
+    seeds.
 
     Raises LabFault if a worker dies, naming the seeds that were being run.
     """
     options.check()
-    summary = Summary()
+    summary = SweepSummary()
     tasks = _tasks(seeds)
     waiting: dict[Future[list[Outcome]], tuple[int, ...]] = {}
     try:

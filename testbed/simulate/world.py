@@ -25,23 +25,23 @@ from chain.proofs.client import Final
 from nodes.ports import Party, Stored
 from testbed.simulate.administrator import Administrator
 from testbed.simulate.coverage import state_of
-from testbed.simulate.devices import Device
+from testbed.simulate.devices import SimulatedDevice
 from testbed.simulate.disk import Disk
 from testbed.simulate.evidence import Accusation, fault_of
 from testbed.simulate.gateway import Gateway
 from testbed.simulate.machine import EPOCH_US, Machine
 from testbed.simulate.memory import values_held, values_held_max
 from testbed.simulate.network import Network, healthy
-from testbed.simulate.outcome import Finding, Outcome
+from testbed.simulate.outcome import Outcome, Violation
 from testbed.simulate.properties import BrokenError, Checker
 from testbed.simulate.reference import Reference, request_id
 from testbed.simulate.scenario import (
     GATEWAY,
     NETWORK_KINDS,
     ORDERS,
-    Crash,
     Event,
     EventKind,
+    KeptWrites,
     Scenario,
 )
 from testbed.simulate.scheme import CHEAP, REAL, Meter
@@ -64,7 +64,7 @@ def run(
     """Runs to the end or to the first property that breaks. With `hardware` the run is timed: it
     may take any number of steps, and memory is not measured."""
     world = _World(scenario, transcript, hardware)
-    finding: Finding | None = None
+    finding: Violation | None = None
     try:
         world.play()
     except BrokenError as broken:
@@ -73,7 +73,7 @@ def run(
         last = traceback.extract_tb(error.__traceback__)[-1]
         at = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
         text = f"{type(error).__name__}: {error} ({at})"
-        finding = Finding("no-crash", world.timeline.now_us, text)
+        finding = Violation("no-crash", world.timeline.now_us, text)
     return world.outcome(finding)
 
 
@@ -119,7 +119,9 @@ class _World:
 
     def _make_genesis(self) -> None:
         # Tokens come first: devices need the network id, which is a hash over their vouchers.
-        grants = tuple(Device.grant_of(d, self._signatures) for d in range(self._scenario.devices))
+        grants = tuple(
+            SimulatedDevice.grant_of(d, self._signatures) for d in range(self._scenario.devices)
+        )
         admin = self._signatures.signer("administrator")
         size, accepts = self._scenario.group or (None, None)
         self._genesis = Genesis(
@@ -140,10 +142,10 @@ class _World:
         self._genesis.check()
         network = self._genesis.network
         self._devices = [
-            Device(number, network, self._random, self._signatures)
+            SimulatedDevice(number, network, self._random, self._signatures)
             for number in range(self._scenario.devices)
         ]
-        self._clients: list[Device | Administrator] = [*self._devices]
+        self._clients: list[SimulatedDevice | Administrator] = [*self._devices]
         self._administrator: Administrator | None = None
         if any(event.kind in ORDERS for event in self._scenario.events):
             self._administrator = Administrator(
@@ -311,7 +313,7 @@ class _World:
     def _strike(self, machine: Machine, event: Event) -> None:
         match event.kind:
             case EventKind.CRASH:
-                machine.crash(event.amount, Crash(event.detail))
+                machine.crash(event.amount, KeptWrites(event.detail))
             case EventKind.PAUSE:
                 machine.pause()
             case EventKind.SKEW:
@@ -379,7 +381,7 @@ class _World:
                 self._reference.signed.add(request_id(cose))
             self._gateway_of(device).once(cose)
 
-    def _next(self, device: Device | Administrator) -> None:
+    def _next(self, device: SimulatedDevice | Administrator) -> None:
         gateway = self._gateway_of(device)
         cose = device.next(gateway.head_hash)
         if cose is not None:
@@ -387,7 +389,7 @@ class _World:
             self._reference.signed.add(device.wanted_id)
             gateway.submit(device.wanted_id, cose)
 
-    def _gateway_of(self, device: Device | Administrator) -> Gateway:
+    def _gateway_of(self, device: SimulatedDevice | Administrator) -> Gateway:
         return self._gateways[device.number % len(self._gateways)]
 
     def _final(self, number: int, final: Final) -> None:
@@ -483,7 +485,7 @@ class _World:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def outcome(self, finding: Finding | None) -> Outcome:
+    def outcome(self, finding: Violation | None) -> Outcome:
         faults = self._faults + self._network.counts + self._cast.acts
         return Outcome(
             seed=self._scenario.seed,

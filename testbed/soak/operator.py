@@ -17,7 +17,7 @@ import msgspec
 
 from testbed.errors import LabFault
 
-__all__ = ["Command", "Operator"]
+__all__ = ["Command", "SoakOperator"]
 
 PAUSE_S = 3.0
 COMMAND_S_MAX = 180.0
@@ -36,7 +36,7 @@ class Command(msgspec.Struct, frozen=True):
     problem: str
 
 
-class Operator:
+class SoakOperator:
     """Runs commands in a thread of its own from `start` to `stop`."""
 
     def __init__(self, seed: int, inventory: Path, scratch: Path, devices: tuple[str, ...]) -> None:

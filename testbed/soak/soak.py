@@ -29,7 +29,7 @@ from testbed.soak.judge import (
     orphans,
     unsettled,
 )
-from testbed.soak.operator import Operator
+from testbed.soak.operator import SoakOperator
 from testbed.soak.readings import forgotten, waiting
 from testbed.standing.bringup import running_lab
 from testbed.standing.bundle import collect_running
@@ -63,7 +63,7 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
         if missing := _left(lambda: _not_admitted(running, devices), ADMITTED_S_MAX):
             raise LabFault(f"not admitted within {ADMITTED_S_MAX:.0f} s: {', '.join(missing)}")
         disturber = Disturber(deployment, disk, say)
-        operator = Operator(seed, path, scratch, devices)
+        operator = SoakOperator(seed, path, scratch, devices)
         with _sampled(running) as samples:
             operator.start()
             try:

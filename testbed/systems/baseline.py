@@ -28,7 +28,7 @@ from nodes.provider.config import (
     GatewayPassword,
     ProviderConfig,
 )
-from testbed.campaign.schedule import Device
+from testbed.campaign.schedule import ScheduledDevice
 from testbed.provision.configs import (
     EVENTS,
     GO,
@@ -76,7 +76,7 @@ def _lab(lab: Lab) -> Lab:
     return lab.model_copy(update={"hosts": hosts, "boards": {}, "chain": chain})
 
 
-def _devices(devices: tuple[Device, ...]) -> tuple[Device, ...]:
+def _devices(devices: tuple[ScheduledDevice, ...]) -> tuple[ScheduledDevice, ...]:
     """The devices with the sends of boards moved to their hosts' environmental devices."""
     found = []
     for device in devices:

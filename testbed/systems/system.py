@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from inventory.model import Lab
 from testbed.campaign.event import Layer, SystemName
-from testbed.campaign.schedule import Device
+from testbed.campaign.schedule import ScheduledDevice
 from testbed.provision.layout import Node, NodeRole
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class System:
 
     name: SystemName
     lab: Callable[[Lab], Lab]
-    devices: Callable[[tuple[Device, ...]], tuple[Device, ...]]
+    devices: Callable[[tuple[ScheduledDevice, ...]], tuple[ScheduledDevice, ...]]
     lacks: Mapping[Layer, str]
     has_switch: bool
     bears_faults: bool

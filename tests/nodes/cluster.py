@@ -12,8 +12,8 @@ from nodes.byzantine.config import Byzantine
 from nodes.events import LoggedEvent, read_events
 from nodes.replica.ledger_file import LedgerFile, open_readonly
 from testbed.bench.client import Client
-from testbed.bench.load import Load, bench_policy, devices
-from testbed.bench.network import Network
+from testbed.bench.load import ClientLoad, bench_policy, devices
+from testbed.bench.network import ReplicaNetwork
 
 __all__ = ["DEADLINE_S", "FAST", "Cluster", "until"]
 
@@ -54,7 +54,7 @@ class Cluster:
         keep_data_blocks: int | None = None,
     ) -> None:
         self.devices = devices(identities)
-        self.network = Network(
+        self.network = ReplicaNetwork(
             directory,
             replicas=replicas,
             policy=bench_policy(self.devices),
@@ -63,7 +63,7 @@ class Cluster:
             keep_data_blocks=keep_data_blocks,
         )
         self.client = Client(self.network, body_source=body_source)
-        self.load = Load(self.client, self.devices, 400)
+        self.load = ClientLoad(self.client, self.devices, 400)
 
     async def __aenter__(self) -> Self:
         self.network.start()

@@ -50,7 +50,7 @@ from nodes.replica.ledger_file import Damaged
 from nodes.replica.memory_store import MemoryStore
 from nodes.replica.service import Service, Superfluous, Verified
 from nodes.replica.verify_pool import POOLED_BYTES_MIN, VerifiedFrames, VerifyPool
-from testbed.bench.load import Device, bench_policy, devices
+from testbed.bench.load import BenchDevice, bench_policy, devices
 
 GATEWAY = "gateway"
 SIGNERS = [Es256Signer(ec.derive_private_key(n + 1, ec.SECP256R1())) for n in range(4)]
@@ -131,7 +131,7 @@ class StoppableClock(SystemClock):
 class Bus:
     def __init__(self, identities: int = 2, traces: Sequence[Trace] = (NO_TRACE,) * 4) -> None:
         self.clock = StoppableClock()
-        self.devices: list[Device] = devices(identities)
+        self.devices: list[BenchDevice] = devices(identities)
         self.genesis = Genesis(
             name="bus",
             time_us=SystemClock().now_us() - 1,

@@ -15,7 +15,7 @@ from testbed.bench import catch_up, limit, memory, overhead
 from testbed.bench.consensus import BenchPlan
 from testbed.bench.hops import HOPS
 from testbed.bench.limit import verification_limit
-from testbed.bench.load import Device
+from testbed.bench.load import BenchDevice
 from testbed.bench.saturation import BenchPlan as Rising
 from testbed.bench.saturation import measure as measure_saturation
 from testbed.bench.stage import until
@@ -27,14 +27,14 @@ from testbed.errors import ConfigurationError, LabFault
 def test_the_limit_takes_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """One key in 256 ends in a zero byte: padding it with zeros once cut that byte off."""
 
-    class LastByteIsZero(Device):
+    class LastByteIsZero(BenchDevice):
         def __init__(self) -> None:
             while True:
                 super().__init__()
                 if self.signer.public.endswith(b"\0"):
                     return
 
-    monkeypatch.setattr(limit, "Device", LastByteIsZero)
+    monkeypatch.setattr(limit, "BenchDevice", LastByteIsZero)
     assert verification_limit(1, 512, 0.05).requests_per_s > 0
 
 

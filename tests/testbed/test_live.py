@@ -29,9 +29,9 @@ from testbed.campaign.live import (
     DOWN,
     DeviceNow,
     Live,
-    Look,
     Published,
     ReplicaNow,
+    SnapshotMaker,
     read_live,
 )
 from testbed.campaign.live_text import live_lines
@@ -152,7 +152,7 @@ def test_a_snapshot_says_what_is_struck_and_what_comes_next() -> None:
     watch.take(r2, json.dumps({"event": "block", "height": 7}))
     phone = next(node for node in deployment.nodes if node.role == "mobile")
     watch.take(phone, json.dumps({"event": "data", "latency_ms": 12.5}))
-    now = Look(watch, runner, schedule)()
+    now = SnapshotMaker(watch, runner, schedule)()
     assert now.struck == ("r1 DOWN (kill-primary), heals in 2 s",)
     in_s = round((attack.at_ms - runner.elapsed_ms) / 1000)
     assert now.next == f"{attack.fault} in {in_s} s"

@@ -21,7 +21,7 @@ from testbed.errors import ConfigurationError
 from testbed.model import predict as predicting
 from testbed.model.calibration import SHIPPED, Calibration, measure_prices, read_calibration
 from testbed.model.consensus import Parameters, consensus_times
-from testbed.model.curve import GOAL, Curve, Row, curves, exponential_us, obstacle
+from testbed.model.curve import GOAL, Curve, CurveRow, curves, exponential_us, obstacle
 from testbed.model.curve_plot import draw
 from testbed.model.document import DOCUMENT_BYTES_MAX
 from testbed.model.event_model import committed_ms, mean_committed_ms, mean_of
@@ -320,7 +320,7 @@ def a_curve(*rows: tuple[int, float, dict[str, float]]) -> Curve:
     return Curve(
         name="the product",
         rows=tuple(
-            Row(replicas=n, ms=mean_of([value]), ratio=value, work_us=work)
+            CurveRow(replicas=n, ms=mean_of([value]), ratio=value, work_us=work)
             for n, value, work in rows
         ),
     )

@@ -21,7 +21,7 @@ from testbed import cli
 from testbed.commands.simulate import app
 from testbed.errors import ConfigurationError, LabFault
 from testbed.simulate.draw import PROFILES, Options, draw
-from testbed.simulate.outcome import Outcome, Summary
+from testbed.simulate.outcome import Outcome, SweepSummary
 from testbed.simulate.scenario import Scenario
 from testbed.simulate.strategies import STRATEGIES
 from testbed.simulate.sweep import open_executor, sweep
@@ -43,7 +43,7 @@ def _seed(seed: int, **options: object) -> Outcome:
     return run(draw(Options(**options), seed))  # type: ignore[arg-type]
 
 
-def _clean_sweep(seeds: range) -> Summary:
+def _clean_sweep(seeds: range) -> SweepSummary:
     """Every fault. A failure names the seed and the command that replays it."""
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         summary = sweep(Options(), seeds, pool, failures_max=10)
@@ -173,7 +173,7 @@ def test_a_dead_worker_is_reported_with_the_seeds_it_had() -> None:
 
 
 def test_an_interrupted_sweep_says_where_to_go_on() -> None:
-    def interrupt(summary: Summary) -> None:
+    def interrupt(summary: SweepSummary) -> None:
         if summary.seeds >= 8:
             raise KeyboardInterrupt
 

@@ -13,7 +13,7 @@ from chain.genesis import Consensus
 from chain.pbft.effects import Durable
 from nodes.ports import Stored, StoreFull
 from testbed.simulate.disk import Disk, PowerLossError
-from testbed.simulate.scenario import Crash
+from testbed.simulate.scenario import KeptWrites
 
 
 def _fact(seq: int, data: bytes = b"x") -> Durable:
@@ -27,7 +27,7 @@ def test_what_was_committed_survives_and_what_was_not_is_lost() -> None:
     disk.put_fact(_fact(1, b"newer"))
     disk.put_fact(_fact(2))
     assert disk.holds("proposal", 0, 1) is False  # the newer one is not durable yet
-    disk.power_off(Crash.LOST)
+    disk.power_off(KeptWrites.LOST)
     assert list(disk.facts()) == [_fact(1)]
     assert disk.holds("proposal", 0, 1)
     assert not disk.holds("proposal", 0, 2)
@@ -39,11 +39,11 @@ def test_a_forgotten_fact_comes_back_if_forgetting_was_not_durable() -> None:
     disk.commit()
     disk.forget(1)
     assert not disk.facts()
-    disk.power_off(Crash.LOST)
+    disk.power_off(KeptWrites.LOST)
     assert list(disk.facts()) == [_fact(1)]
     disk.forget(1)
     disk.commit()
-    disk.power_off(Crash.LOST)
+    disk.power_off(KeptWrites.LOST)
     assert not disk.facts()
     assert disk.holds("proposal", 0, 1)  # a checkpoint stands in its place
 
@@ -63,7 +63,7 @@ def test_a_torn_disk_holds_a_prefix_that_contains_all_that_was_synced(
         states.append(list(disk.facts()))
         if count == synced:
             disk.commit()
-    disk.power_off(Crash.TORN)
+    disk.power_off(KeptWrites.TORN)
     assert list(disk.facts()) in states[min(synced, len(writes)) if synced <= len(writes) else 0 :]
 
 
@@ -77,7 +77,7 @@ def _write_two_and_commit(disk: Disk) -> None:
 def test_power_fails_at_the_very_operation_that_was_named(at: int, survives: bool) -> None:
     """Two writes and a commit; a failing commit keeps what the scenario says."""
     disk = Disk(Random(1))
-    disk.fail_at(at, Crash.KEPT if survives else Crash.LOST)
+    disk.fail_at(at, KeptWrites.KEPT if survives else KeptWrites.LOST)
     with pytest.raises(PowerLossError) as loss:
         _write_two_and_commit(disk)
     disk.power_off(loss.value.keeps)
@@ -90,7 +90,7 @@ def test_a_full_disk_takes_no_write_and_lets_go_when_there_is_space() -> None:
     disk.put_fact(_fact(1))
     with pytest.raises(StoreFull):
         disk.commit()
-    disk.power_off(Crash.LOST)
+    disk.power_off(KeptWrites.LOST)
     disk.commit()  # nothing to write: as SQLite, which then does not touch the disk
     disk.drain()
     disk.put_fact(_fact(2))
@@ -107,21 +107,21 @@ def test_a_wiped_disk_is_empty_and_in_abstention_until_that_is_durably_over() ->
     assert not disk.facts()
     assert not disk.holds("proposal", 0, 1)
     disk.note_abstention(40)
-    disk.power_off(Crash.LOST)  # the note was not synced: still unknown until when
+    disk.power_off(KeptWrites.LOST)  # the note was not synced: still unknown until when
     abstention = disk.abstention(Consensus())
     assert abstention is not None
     assert abstention.until is None
     disk.note_abstention(None)
     disk.commit()
-    disk.power_off(Crash.LOST)
+    disk.power_off(KeptWrites.LOST)
     assert disk.abstention(Consensus()) is None
 
 
 @pytest.mark.parametrize(
-    ("keeps", "seen"), [(Crash.LOST, [1]), (Crash.KEPT, [1, 2])], ids=["lost", "kept"]
+    ("keeps", "seen"), [(KeptWrites.LOST, [1]), (KeptWrites.KEPT, [1, 2])], ids=["lost", "kept"]
 )
 def test_a_block_counts_when_its_step_is_over_or_it_outlived_the_power_failure(
-    keeps: Crash, seen: list[int]
+    keeps: KeptWrites, seen: list[int]
 ) -> None:
     """What a step wrote before it failed was never there: the votes that decided the block may
     have been lost with it (seed 9845 of 100,000 was taken for a fork)."""

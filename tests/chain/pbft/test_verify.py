@@ -32,7 +32,7 @@ from chain.pbft.messages import (
     encode,
 )
 from chain.pbft.state_machine import VerifiedRequest
-from chain.pbft.verify import Memory, Verifier
+from chain.pbft.verify import GenerationalCache, Verifier
 from tests.chain.fakes import NETWORK, FakeScheme, item, open_items, sign, signer_of, verified
 
 A, B = b"a" * 32, b"b" * 32
@@ -324,7 +324,7 @@ def test_nothing_else_counts_without_its_signature() -> None:
 
 
 def test_a_memory_keeps_the_newest_half_and_never_more_than_it_may() -> None:
-    memory = Memory[int](6)
+    memory = GenerationalCache[int](6)
     for number in range(1, 50):
         memory.put(bytes([number]), number)
         newest = range(max(1, number - 3), number + 1)
