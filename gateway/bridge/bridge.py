@@ -35,7 +35,7 @@ from gateway.bridge.edge import (
     stamped_codec,
     sync_codec,
 )
-from gateway.bridge.follower import Follower, Settled
+from gateway.bridge.follower import FinalBlock, Follower
 from gateway.bridge.logins import Logins, carrier_of, ended, is_welcome
 from gateway.bridge.outbox import OutboxEntry
 from gateway.bridge.parts import split
@@ -115,9 +115,9 @@ class Bridge:
 
     def _restore(self, unfinished: Iterable[OutboxEntry], logins_done: int) -> None:
         """Reads the blocks of the store, then the entries of the outbox."""
-        for settled in self.follower.restore():
-            for change in self._logins.changes(settled):
-                if settled.height > logins_done:
+        for block in self.follower.restore():
+            for change in self._logins.changes(block):
+                if block.height > logins_done:
                     self._outside.change_login(change)
         for entry in unfinished:
             if self.follower.is_final(entry.digest):
@@ -232,11 +232,11 @@ class Bridge:
             return known.payload
         if not self._limits.syncs.admit(relay):
             return None
-        settled = self.follower.block(identity.ended_height)
-        for position, statement in enumerate(settled.statements if settled else ()):
-            if settled is not None and ended_by(statement, node) == reason:
-                record = self.follower.receipt(settled, position)
-                self._answers.put(node, Answer(node, False, record, settled.epoch))
+        block = self.follower.block(identity.ended_height)
+        for position, statement in enumerate(block.statements if block else ()):
+            if block is not None and ended_by(statement, node) == reason:
+                record = self.follower.receipt(block, position)
+                self._answers.put(node, Answer(node, False, record, block.epoch))
                 return record
         return None
 
@@ -320,12 +320,12 @@ class Bridge:
 
     def on_seal(self, seal: Seal) -> int:
         """Takes a replica's seal; returns how many blocks became final. Raises PeerFault."""
-        settled, conflicts = self.follower.feed(seal)
+        blocks, conflicts = self.follower.feed(seal)
         for conflict in conflicts:
             self._on_conflict(conflict)
-        for each in settled:
-            self._on_settled(each)
-        return len(settled)
+        for each in blocks:
+            self._on_final(each)
+        return len(blocks)
 
     def _on_conflict(self, conflict: Conflict) -> None:
         """A liar sends the same two heads as often as it likes. The first conflict of a replica is
@@ -336,25 +336,25 @@ class Bridge:
             self._conflicting.add(replica)
             self._outside.emit("conflict", replica=replica, final=conflict.against_final)
 
-    def _on_settled(self, settled: Settled) -> None:
-        for change in self._logins.changes(settled):
+    def _on_final(self, block: FinalBlock) -> None:
+        for change in self._logins.changes(block):
             self._outside.change_login(change)
-        for position, statement in enumerate(settled.statements):
+        for position, statement in enumerate(block.statements):
             waiting = self._pending.forget(statement.request)
             if waiting is not None:
                 self._suspicious = False
                 self._done.append(statement.request)
-                self._send(self._answer_of(settled, position), waiting.device)
+                self._send(self._answer_of(block, position), waiting.device)
                 self._trace.request(Hop.RECEIPT, statement.request)
-        self._outside.emit("final", height=settled.height, records=len(settled.statements))
+        self._outside.emit("final", height=block.height, records=len(block.statements))
 
-    def _answer_of(self, settled: Settled, position: int) -> Answer:
+    def _answer_of(self, block: FinalBlock, position: int) -> Answer:
         """The receipt; a new identity gets it together with its password."""
-        statement = settled.statements[position]
-        receipt = self.follower.receipt(settled, position)
+        statement = block.statements[position]
+        receipt = self.follower.receipt(block, position)
         welcome = is_welcome(statement)
         payload = self._logins.welcome(statement, receipt) if welcome else receipt
-        answer = Answer(statement.node, welcome, payload, settled.epoch)
+        answer = Answer(statement.node, welcome, payload, block.epoch)
         self._answers.put(statement.request, answer)
         return answer
 

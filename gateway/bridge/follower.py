@@ -40,13 +40,13 @@ from gateway.bridge.block_store import BlockStore
 from gateway.bridge.parts import join
 from gateway.refusing import refusing
 
-__all__ = ["Follower", "Settled"]
+__all__ = ["FinalBlock", "Follower"]
 
 STEPS_BYTES_MAX = 24 * 1024  # of leaves and signatures in one message
 DEVICES_KEPT_MAX = 16_384
 
 
-class Settled(msgspec.Struct, frozen=True, dict=True):
+class FinalBlock(msgspec.Struct, frozen=True, dict=True):
     """A final block: the statements of its records, in order, and the seals that make it final."""
 
     height: int
@@ -55,7 +55,7 @@ class Settled(msgspec.Struct, frozen=True, dict=True):
     statements: tuple[Statement, ...]
 
     @classmethod
-    def of(cls, height: int, sealed: SealedBlock) -> Settled:
+    def of(cls, height: int, sealed: SealedBlock) -> FinalBlock:
         block = sealed.block
         assert block is not None, "a gateway keeps whole blocks"
         statements = tuple(decode_leaf(record.leaf) for record in block.records)
@@ -143,21 +143,21 @@ class Follower:
         self.resumed_height = ledger.height
         return True
 
-    def restore(self) -> Iterator[Settled]:
+    def restore(self) -> Iterator[FinalBlock]:
         """Executes the stored blocks above the state again. Raises BlockStoreError."""
         first = self.ledger.height + 1
         for height, sealed in enumerate(self._store.blocks(first, self._store.height), first):
             try:
-                settled = Settled.of(height, sealed)
-                self.ledger.append(settled.block, check_signatures=False)
+                block = FinalBlock.of(height, sealed)
+                self.ledger.append(block.block, check_signatures=False)
             except (PeerFault, AssertionError) as error:
                 raise self._store.damaged(error) from error
-            self._advance(settled)
-            yield settled
+            self._advance(block)
+            yield block
         self.tracker.membership = self.ledger.membership
         self.tracker.resume(self.ledger.height, self.ledger.head_hash)
 
-    def feed(self, seal: Seal) -> tuple[list[Settled], list[Conflict]]:
+    def feed(self, seal: Seal) -> tuple[list[FinalBlock], list[Conflict]]:
         """Takes one replica's seal: the blocks that became final, and the contradictions found.
 
         Raises PeerFault for a seal that only a faulty replica sends.
@@ -168,53 +168,53 @@ class Follower:
         self._claimed[seal.replica] = max(height, self._claimed.get(seal.replica, 0))
         self._stated.add(seal.replica)
         conflicts = [] if first is None else [first]
-        settled = []
+        blocks = []
         while (final := self.tracker.next_final()) is not None:
-            settled.append(self._append(final))
+            blocks.append(self._append(final))
             conflicts += final.conflicts
-        return settled, conflicts
+        return blocks, conflicts
 
     def too_far(self, seal: Seal) -> bool:
         """Whether the seal is above the window of seals that are kept. It must be sent again."""
         return Head.decode(seal.head).height > self.height + WINDOW_BLOCKS_MAX
 
-    def _append(self, final: Final) -> Settled:
+    def _append(self, final: Final) -> FinalBlock:
         self.brought[final.source] += 1
         self.ledger.append(final.block, check_signatures=False)
         self.tracker.membership = self.ledger.membership
-        settled = Settled.of(final.height, SealedBlock.of(final))
-        requests = [each.request for each in settled.statements]
-        self._store.append(final.height, settled.sealed, requests)
-        self._advance(settled)
-        return settled
+        block = FinalBlock.of(final.height, SealedBlock.of(final))
+        requests = [each.request for each in block.statements]
+        self._store.append(final.height, block.sealed, requests)
+        self._advance(block)
+        return block
 
-    def _advance(self, settled: Settled) -> None:
-        for position, statement in enumerate(settled.statements):
+    def _advance(self, block: FinalBlock) -> None:
+        for position, statement in enumerate(block.statements):
             if statement.epoch is not None and statement.status == OK:
-                self.proofs.follow(settled.inclusions[position])
-        only = SealedBlock(head=settled.sealed.head, seals=settled.sealed.seals)
-        self.head = encode_range(BlockRange(start=settled.height, blocks=(only,)))
+                self.proofs.follow(block.inclusions[position])
+        only = SealedBlock(head=block.sealed.head, seals=block.sealed.seals)
+        self.head = encode_range(BlockRange(start=block.height, blocks=(only,)))
 
     # --- questions --------------------------------------------------------------------------------
 
     def is_final(self, request: bytes) -> bool:
         return self._store.find(request) is not None
 
-    def find(self, request: bytes) -> tuple[Settled, int]:
+    def find(self, request: bytes) -> tuple[FinalBlock, int]:
         """(block, position of the record) of a request that is final."""
         found = self._store.find(request)
         assert found is not None, "is_final"
         height, position = found
-        return Settled.of(height, next(self._store.blocks(height, height))), position
+        return FinalBlock.of(height, next(self._store.blocks(height, height))), position
 
-    def block(self, height: int) -> Settled | None:
+    def block(self, height: int) -> FinalBlock | None:
         """A final block from the store."""
         sealed = next(self._store.blocks(height, height), None)
-        return None if sealed is None else Settled.of(height, sealed)
+        return None if sealed is None else FinalBlock.of(height, sealed)
 
-    def receipt(self, settled: Settled, position: int) -> bytes:
+    def receipt(self, block: FinalBlock, position: int) -> bytes:
         """The proof of one record, under members that its reader knows (`steps`)."""
-        return encode_proof(Proof(record=settled.inclusions[position], epochs=()))
+        return encode_proof(Proof(record=block.inclusions[position], epochs=()))
 
     def steps(self, device: str, epoch: int, *, again: bool) -> Iterator[bytes]:
         """Encoded ranges without blocks: the proofs of the membership changes up to an epoch that

@@ -30,7 +30,7 @@ from chain.ledger.operations import Enrol
 from chain.ledger.statement import OK, Statement
 from chain.proofs.certificate import verify_carrier
 from gateway.bridge.edge import Admitted, admitted_codec
-from gateway.bridge.follower import Follower, Settled
+from gateway.bridge.follower import FinalBlock, Follower
 from gateway.broker.carriers import certificate_of
 from gateway.broker.credentials import seal_password
 from gateway.broker.security import User, bootstrap_id, device_password, user_name
@@ -98,7 +98,7 @@ _State = tuple[dict[bytes, _Device], dict[bytes, bytes], _Ends, _Ends]
 
 
 class Logins:
-    """Give every settled block to `changes`, in order. `state` may be kept, for a later start."""
+    """Give every final block to `changes`, in order. `state` may be kept, for a later start."""
 
     def __init__(self, secret: bytes, genesis: Genesis) -> None:
         self._secret = secret
@@ -116,19 +116,19 @@ class Logins:
     def resume(self, state: _State) -> None:
         self._devices, self._device_of, self._expiries, self._vouchers = state
 
-    def changes(self, settled: Settled) -> list[LoginChange]:
+    def changes(self, block: FinalBlock) -> list[LoginChange]:
         """The changes of a block at the broker."""
         found = []
-        for position, statement in enumerate(settled.statements):
-            for name, user in self._changes(settled, position, statement):
+        for position, statement in enumerate(block.statements):
+            for name, user in self._changes(block, position, statement):
                 parting = user is None and statement.by is None and name == statement.node.hex()
-                found.append(LoginChange(name, user, settled.height, parting))
-        for name in self._expired(settled.time_us):
-            found.append(LoginChange(name, None, settled.height))
+                found.append(LoginChange(name, user, block.height, parting))
+        for name in self._expired(block.time_us):
+            found.append(LoginChange(name, None, block.height))
         return found
 
     def _changes(
-        self, settled: Settled, position: int, statement: Statement
+        self, block: FinalBlock, position: int, statement: Statement
     ) -> Iterator[tuple[str, User | None]]:
         node, signer = statement.node, statement.by or statement.node
         device = self._device_of.get(signer)
@@ -141,7 +141,7 @@ class Logins:
             return
         if is_welcome(statement):
             if statement.op == "enrol":
-                voucher = _voucher_of(settled.block.records[position].item, statement)
+                voucher = _voucher_of(block.block.records[position].item, statement)
                 self._vouchers.remove(voucher)
                 device, former = node, bootstrap_id(voucher)
             else:

@@ -16,7 +16,15 @@ from collections.abc import AsyncIterator
 from random import Random
 
 from chain.errors import Misuse
-from gateway.mqtt.link import Inbox, Link, LostError, Message, MqttSettings, Presence, pinned
+from gateway.mqtt.link import (
+    LostError,
+    Message,
+    MqttInbox,
+    MqttLink,
+    MqttSettings,
+    Presence,
+    pinned,
+)
 
 __all__ = ["BrokerUnavailableError", "Message", "MqttClient", "MqttSettings", "Presence", "pinned"]
 
@@ -41,8 +49,8 @@ class MqttClient:
     def __init__(self, settings: MqttSettings, rng: Random | None = None) -> None:
         self._settings = settings
         self._rng = rng or Random()  # noqa: S311 - spreads load, keeps no secret
-        self._inbox = Inbox()
-        self._link: Link | None = None
+        self._inbox = MqttInbox()
+        self._link: MqttLink | None = None
         self._up = asyncio.Event()
 
     @property
@@ -64,7 +72,7 @@ class MqttClient:
             delay_s = min(2 * delay_s, backoff_max_s)
 
     async def _serve_one_link(self) -> bool:
-        link = Link(self._settings, self._inbox)
+        link = MqttLink(self._settings, self._inbox)
         try:
             await link.open()
             log.info("%s is connected to the broker", self._settings.name)

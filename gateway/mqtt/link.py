@@ -20,10 +20,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 __all__ = [
     "PRESENCE_S",
-    "Inbox",
-    "Link",
     "LostError",
     "Message",
+    "MqttInbox",
+    "MqttLink",
     "MqttSettings",
     "Presence",
     "pinned",
@@ -79,10 +79,10 @@ class LostError(Exception):
     """This connection was lost or refused."""
 
 
-class Link:
+class MqttLink:
     """One connection, from CONNECT to its end. All methods run in the event loop's thread."""
 
-    def __init__(self, settings: MqttSettings, inbox: Inbox) -> None:
+    def __init__(self, settings: MqttSettings, inbox: MqttInbox) -> None:
         self._settings, self._inbox = settings, inbox
         self._loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = self._loop.create_future()
@@ -285,7 +285,7 @@ def _set_nodelay(_client: paho.Client, _data: object, sock: paho.SocketLike) -> 
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-class Inbox:
+class MqttInbox:
     """Messages that wait for the consumer. When it is full, reading stops; the rest is dropped."""
 
     # One read may bring as many more packets as publishes are in flight.

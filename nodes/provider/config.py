@@ -8,12 +8,12 @@ from nodes.config import Address, ClientConfig, PeerConfig, ProcessConfig
 from nodes.edge_config import BrokerAddress, FilePath, GatewayLimits, Hex32, Millis
 
 __all__ = [
-    "DeviceConfig",
     "DeviceToken",
     "DeviceTokens",
-    "GatewayConfig",
     "GatewayPassword",
     "ProviderConfig",
+    "ProviderDeviceConfig",
+    "ProviderGatewayConfig",
 ]
 
 
@@ -51,7 +51,7 @@ class ProviderConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_
     escrow: FilePath
 
 
-class GatewayConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ProviderGatewayConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`passwords` is a 0600 JSON file: GatewayPassword. `net` is the network's name in topics."""
 
     net: str
@@ -64,7 +64,7 @@ class GatewayConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_o
     limits: GatewayLimits = GatewayLimits()
 
 
-class DeviceConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ProviderDeviceConfig(ProcessConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`voucher` is a 0600 JSON file: DeviceToken. `state` keeps the key that the provider made.
     `go` appears when the run starts (`nodes.device.workload`)."""
 

@@ -30,7 +30,7 @@ from nodes.events import EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.metrics import serving_metrics
 from nodes.process import arguments, housekeeping, run, write_ready
-from nodes.provider.config import DeviceConfig, DeviceToken
+from nodes.provider.config import DeviceToken, ProviderDeviceConfig
 from nodes.provider.protocol import (
     CALL,
     OK,
@@ -54,7 +54,7 @@ class ProviderDevice:
     """One device. Its key is on disk before it is used; its counter is the time of a reading, so
     it rises over restarts too."""
 
-    def __init__(self, config: DeviceConfig, token: DeviceToken, events: EventLog) -> None:
+    def __init__(self, config: ProviderDeviceConfig, token: DeviceToken, events: EventLog) -> None:
         self._config = config
         self._me = token.device
         self._token = bytes.fromhex(token.key)
@@ -159,7 +159,7 @@ class ProviderDevice:
 def main() -> None:
     args = arguments("nodes.provider.device", __doc__)
     try:
-        config = load_config(args.config, DeviceConfig)
+        config = load_config(args.config, ProviderDeviceConfig)
         token = load_secrets(Path(config.voucher), DeviceToken)
     except ConfigError as error:
         fail(EXIT_BAD_CONFIG, str(error))

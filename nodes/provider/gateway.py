@@ -24,7 +24,7 @@ from nodes.events import EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.metrics import serving_metrics
 from nodes.process import arguments, housekeeping, run, write_ready
-from nodes.provider.config import GatewayConfig, GatewayPassword
+from nodes.provider.config import GatewayPassword, ProviderGatewayConfig
 from nodes.provider.links import PeerLinks
 from nodes.provider.protocol import ANSWER
 
@@ -35,10 +35,10 @@ ANSWERS_IN_FLIGHT_MAX = 256  # beyond it the provider waits
 COUNTS_S = 1.0
 
 
-class GatewayProcess:
+class ProviderGateway:
     """Runs until it is told to stop. Raises Trouble."""
 
-    def __init__(self, config: GatewayConfig, password: str, events: EventLog) -> None:
+    def __init__(self, config: ProviderGatewayConfig, password: str, events: EventLog) -> None:
         self._config = config
         self._events = events
         self.counts: Counter[str] = Counter()
@@ -128,7 +128,7 @@ class GatewayProcess:
 def main() -> None:
     args = arguments("nodes.provider.gateway", __doc__)
     try:
-        config = load_config(args.config, GatewayConfig)
+        config = load_config(args.config, ProviderGatewayConfig)
         password = load_secrets(Path(config.passwords), GatewayPassword).gateway
     except ConfigError as error:
         fail(EXIT_BAD_CONFIG, str(error))
@@ -137,7 +137,7 @@ def main() -> None:
         with contextlib.ExitStack() as stack:
             events = stack.enter_context(EventLog(Path(config.events or "/dev/null"), config.name))
             stack.enter_context(serving_metrics(config.metrics, config.name))
-            await GatewayProcess(config, password, events).run(stopping)
+            await ProviderGateway(config, password, events).run(stopping)
 
     run(serve, directory=args.config.parent, exit_on_stdin_eof=args.exit_on_stdin_eof)
 

@@ -27,7 +27,7 @@ from nodes.process import arguments, housekeeping, run, write_ready
 from nodes.provider.config import DeviceTokens, ProviderConfig
 from nodes.provider.links import PeerLinks
 from nodes.provider.protocol import Carried, answer_codec, call_codec
-from nodes.provider.service import Service
+from nodes.provider.service import ProviderService
 from nodes.provider.store import Escrow, ReadingStore
 
 __all__ = ["main"]
@@ -42,7 +42,7 @@ class ProviderProcess:
         self._faults = CountedEvents(events, "peer-fault")
         self._escrow = Escrow(Path(config.escrow))
         self._readings = ReadingStore(Path(config.store))
-        self._service = Service(tokens, self._escrow, self._readings, events)
+        self._service = ProviderService(tokens, self._escrow, self._readings, events)
         certificates: dict[Party, str] = {each.name: each.certificate for each in config.clients}
         self._links = PeerLinks(config.key, config.certificate, certificates, {}, events)
 

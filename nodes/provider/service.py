@@ -18,10 +18,10 @@ from nodes.provider.protocol import (
 )
 from nodes.provider.store import Escrow, ReadingStore, StoredReading
 
-__all__ = ["Service"]
+__all__ = ["ProviderService"]
 
 
-class Service:
+class ProviderService:
     """`tokens`: the keys that devices enrol with, by device. Everything that `handle` took is
     durable after `commit`; only then may its answers leave."""
 

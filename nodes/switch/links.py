@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from gateway.mqtt.client import Message, MqttClient, MqttSettings
-from gateway.mqtt.link import Inbox
+from gateway.mqtt.link import MqttInbox
 from gateway.shaping import NO_SHAPE, Shape, Shaper
 from nodes.ports import Events, Party, Wire
 
@@ -149,7 +149,7 @@ class ShapedClient(MqttClient):
             await super().publish(topic, arriving, deadline_s=deadline_s, again=again)
 
 
-class _ShapedInbox(Inbox):
+class _ShapedInbox(MqttInbox):
     def __init__(self, seam: LinksSeam) -> None:
         super().__init__()
         self._seam = seam

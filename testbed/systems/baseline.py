@@ -21,12 +21,12 @@ from inventory.model import Lab
 from nodes.config import Address
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE
 from nodes.provider.config import (
-    DeviceConfig,
     DeviceToken,
     DeviceTokens,
-    GatewayConfig,
     GatewayPassword,
     ProviderConfig,
+    ProviderDeviceConfig,
+    ProviderGatewayConfig,
 )
 from testbed.campaign.schedule import ScheduledDevice
 from testbed.provision.configs import (
@@ -116,7 +116,7 @@ def _files(node: Node, network: LabNetwork) -> Iterator[File]:
         case "gateway":
             (provider,) = network.peers
             yield config_file(
-                GatewayConfig(
+                ProviderGatewayConfig(
                     **common,
                     **own,
                     net=net,
@@ -130,7 +130,7 @@ def _files(node: Node, network: LabNetwork) -> Iterator[File]:
             yield _secret(_PASSWORDS, GatewayPassword(gateway=login.password or ""))
         case "mobile" | "environment":
             yield config_file(
-                DeviceConfig(
+                ProviderDeviceConfig(
                     **common, net=net, state="state", voucher="token.json", broker=broker, go=GO
                 )
             )

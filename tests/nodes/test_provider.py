@@ -12,7 +12,7 @@ import pytest
 from chain.errors import PeerFault
 from nodes.events import NoEvents
 from nodes.provider.protocol import OK, Call, Reply, call, is_genuine, open_key
-from nodes.provider.service import Service
+from nodes.provider.service import ProviderService
 from nodes.provider.store import Escrow, ReadingStore, read_readings
 
 DEVICE, OTHER = "ab" * 32, "cd" * 32
@@ -30,7 +30,7 @@ class Provider:
     def open(self) -> None:
         self.escrow = Escrow(self._directory / "escrow.sqlite")
         self.readings = ReadingStore(self._directory / "ledger.sqlite")
-        self.service = Service({DEVICE: TOKEN}, self.escrow, self.readings, NoEvents())
+        self.service = ProviderService({DEVICE: TOKEN}, self.escrow, self.readings, NoEvents())
 
     def restart(self) -> None:
         """What was not committed is gone."""

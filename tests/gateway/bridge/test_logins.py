@@ -15,7 +15,7 @@ from chain.ledger.operations import AddVoucher, BarFactory, Renew, Revoke, Withd
 from chain.ledger.possession import renewal_statement
 from chain.ledger.statement import OK
 from chain.proofs.client import SealedBlock
-from gateway.bridge.follower import Settled
+from gateway.bridge.follower import FinalBlock
 from gateway.bridge.logins import LoginChange, Logins, ended
 from gateway.broker.security import bootstrap_id, user_name
 from gateway.mqtt.topics import Role
@@ -46,7 +46,7 @@ class Lab:
     def follow(self) -> None:
         block = self.world.blocks[-1]
         sealed = SealedBlock(head=block.head, seals=(), records=block.records)
-        self.changes = self.logins.changes(Settled.of(self.world.ledger.height, sealed))
+        self.changes = self.logins.changes(FinalBlock.of(self.world.ledger.height, sealed))
         for change in self.changes:
             if change.user is None:
                 self.there.pop(change.name, None)
