@@ -39,6 +39,15 @@ def system() -> str | None:
     return first(r'^PRETTY_NAME="?([^"\n]*)', "/etc/os-release")
 
 
+def stamp() -> object:
+    """The inputs of the environment; none if they cannot be read, as after a power cut: then it
+    does not count, and is built again."""
+    try:
+        return json.loads(Path(f"env/{STAMP}").read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
 def tree(top: str) -> str:
     """A digest that changes when a file of the environment is removed, added or changes its size.
 
@@ -66,7 +75,7 @@ def probe() -> str:
             "magic": importlib.util.MAGIC_NUMBER.hex(),
             "disk_free_mb": shutil.disk_usage(".").free // 2**20,
             "noexec": bool(os.statvfs(".").f_flag & os.ST_NOEXEC),
-            "stamp": json.loads(read(f"env/{STAMP}") or "{}"),
+            "stamp": stamp(),
             "tree": tree("env"),
         }
     )
