@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from nodes.byzantine.config import Byzantine, Trick
 from nodes.config import Address, ReplicaConfig
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
 from nodes.replica.process import main
+from testbed.bench.network import ReplicaNetwork
 from tests.nodes.cluster import Cluster, until
 
 STRANGERS = 200
@@ -236,22 +237,27 @@ def started(config: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_gone_parent_ends_the_replica(tmp_path: Path) -> None:
-    network = Cluster(tmp_path).network
-    with network:
-        network.start(0)
-        assert network.hang_up(0) == 0
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[ReplicaNetwork]:
+    """No replica runs yet."""
+    made = Cluster(tmp_path).network
+    yield made
+    made.stop()
+
+
+def test_a_gone_parent_ends_the_replica(network: ReplicaNetwork) -> None:
+    network.start(0)
+    assert network.hang_up(0) == 0
 
 
 def test_a_port_is_nobody_elses_before_its_replica_listens_and_while_it_is_dead(
-    tmp_path: Path,
+    network: ReplicaNetwork,
 ) -> None:
-    with Cluster(tmp_path).network as network:
-        for _ in range(2):
-            with socket.socket() as other, pytest.raises(OSError, match="in use"):
-                other.bind(("127.0.0.1", network.ports[0]))
-            network.start(0)
-            network.kill(0)
+    for _ in range(2):
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", network.ports[0]))
+        network.start(0)
+        network.kill(0)
 
 
 @pytest.mark.parametrize("which", ["listen", "metrics"])
@@ -271,17 +277,15 @@ def test_a_taken_port_is_one_clear_line_and_exit_3(tmp_path: Path, which: str) -
     assert not config.ready or not Path(config.ready).exists(), "it never said that it serves"
 
 
-def test_a_store_in_use_is_exit_3(tmp_path: Path) -> None:
-    network = Cluster(tmp_path).network
-    with network:
-        network.start(0)
-        config = ReplicaConfig.load(network.config(0))
-        other = tmp_path / "r0" / "other.json"
-        listen = msgspec.structs.replace(config.listen, port=0)
-        other.write_bytes(msgspec.json.encode(msgspec.structs.replace(config, listen=listen)))
-        ended = started(other)
-        assert ended.returncode == 3
-        assert "another process" in ended.stderr
+def test_a_store_in_use_is_exit_3(network: ReplicaNetwork) -> None:
+    network.start(0)
+    config = ReplicaConfig.load(network.config(0))
+    other = network.home(0) / "other.json"
+    listen = msgspec.structs.replace(config.listen, port=0)
+    other.write_bytes(msgspec.json.encode(msgspec.structs.replace(config, listen=listen)))
+    ended = started(other)
+    assert ended.returncode == 3
+    assert "another process" in ended.stderr
 
 
 BAD_CONFIGS: dict[str, tuple[dict[str, object], str]] = {
