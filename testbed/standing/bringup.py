@@ -40,12 +40,14 @@ def running_lab(
 ) -> Iterator[tuple[RunningLab, Deployment]]:
     """A running lab for the length of a `with` block; devices enrol at once.
 
-    `inventory` is the file with which later commands name it. `prepare` may change the files of
-    processes before they start.
+    `inventory` is the file with which later commands name it. Without one they do not find it:
+    `testbed down` must not end the lab of a bench or of `testbed refusals`. `prepare` may change
+    the files of processes before they start.
     """
     with ExitStack() as stack:
         home = stack.enter_context(workspace())  # removed last, because `testbed down` waits for it
-        stack.enter_context(marked_running(home))
+        if inventory:
+            stack.enter_context(marked_running(home))
         hosts, python = stack.enter_context(opened_hosts(lab))
         stack.enter_context(Lease({name: hosts[name] for name in limited(lab, None)}))
         assert_clean(hosts)

@@ -31,7 +31,7 @@ from testbed.hosts.port import UnitStatus
 from testbed.provision.deployment import Deployment
 from testbed.standing.bringup import running_lab
 from testbed.standing.operator import Operator, operating
-from testbed.standing.running_lab import RunningLab
+from testbed.standing.running_lab import RunningLab, newest_running
 from tests.nodes.device_support import Log, Phone, until
 
 T = TypeVar("T")
@@ -137,6 +137,15 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     inventory.write_text(LAB)
     with running_lab(load_lab(inventory), every_ms=500, progress=print) as (running, deployment):
         yield Story(running, deployment)
+
+
+def test_commands_leave_a_lab_alone_that_no_inventory_names(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`down` and others do not find the lab of a bench or of `refusals`."""
+    home = Path(story.running.home)
+    monkeypatch.setattr("testbed.standing.running_lab.workspaces", lambda: [home])
+    assert newest_running(None) is None
 
 
 def test_a_device_s_life(story: Story, tmp_path: Path) -> None:
