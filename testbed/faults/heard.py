@@ -5,6 +5,7 @@ If frames came, a replica logs at most once a second how many came from whom (`c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,15 +28,22 @@ class Heard:
             (source, target) for source, target in pairs if source.role == "replica" == target.role
         ]
         self._since = Since(watch)
+        # By name of the target: its newest line, and when we found it.
+        self._newest: dict[str, tuple[object, float]] = {
+            target.name: (None, time.monotonic()) for _, target in self.pairs
+        }
 
     def nothing(self) -> bool:
-        """Whether no target hears its source."""
-        return all(self._is_quiet(source, target) for source, target in self.pairs)
+        """Whether no target hears its source. Ask often: silence counts from when it is found."""
+        quiet = [self._is_quiet(source, target) for source, target in self.pairs]
+        return all(quiet)
 
     def _is_quiet(self, source: Node, target: Node) -> bool:
+        """Whether the target hears this source no more: it hears only others, or nobody."""
         lines = self._since.logged(target.name, "counters")
-        if len(lines) < 2:
-            return self._since.age_s > SILENT_S
-        party = str(source.index)
-        before, now = (line["heard"].get(party, 0) for line in lines[-2:])
-        return bool(before == now)
+        if lines and lines[-1] is not self._newest[target.name][0]:
+            self._newest[target.name] = (lines[-1], time.monotonic())
+        counts = [line["heard"].get(str(source.index), 0) for line in lines[-2:]]
+        if len(counts) == 2 and counts[0] == counts[1]:
+            return True
+        return time.monotonic() - self._newest[target.name][1] > SILENT_S
