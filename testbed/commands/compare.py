@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from testbed.report.compare import Comparison
     from testbed.report.pairing import Estimate
 
-__all__ = ["app"]
+__all__ = ["compare"]
 
-app = typer.Typer(add_completion=False)
 
 _NAMES = ("goodput", "p50", "p99", "max", "admission", "consensus")
 BoundsOption = Annotated[
@@ -37,7 +36,6 @@ BoundsOption = Annotated[
 ]
 
 
-@app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="The first result: a bundle, or the name of a run.")],
     others: Annotated[list[str], typer.Argument(metavar="B...", help="One or more other results.")],

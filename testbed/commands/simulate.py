@@ -32,9 +32,8 @@ from testbed.simulate.traitors import TRICKS
 from testbed.simulate.transcript import Transcript
 from testbed.simulate.world import run
 
-__all__ = ["app"]
+__all__ = ["simulate"]
 
-app = typer.Typer(add_completion=False)
 _ROOT = Path(__file__).resolve().parents[2]
 _EXIT_FINDING = 1
 _EXIT_INTERRUPTED = 130
@@ -42,7 +41,6 @@ _HEARTBEAT_S = 60.0  # between lines if stderr is no terminal
 _FAILURES_MAX = 10  # a sweep stops after so many failures
 
 
-@app.command()
 def simulate(  # noqa: PLR0917 - one parameter per option
     replicas: Annotated[int, typer.Option(help="Replicas, at least 4.")] = 4,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds to run.")] = 1000,

@@ -10,12 +10,9 @@ from testbed.bundle import find_bundle
 from testbed.commands.options import JsonOption, print_json
 from testbed.printed import as_typed
 
-__all__ = ["app"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["verify_bundle"]
 
 
-@app.command()
 def verify_bundle(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help='A bundle, its name below runs/, or "last".')

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from testbed import cli
-from testbed.commands.simulate import app
+from testbed.cli import app_of
 from testbed.errors import ConfigurationError, LabFault
 from testbed.simulate.draw import PROFILES, Options, draw
 from testbed.simulate.outcome import Outcome, SweepSummary
@@ -242,23 +242,25 @@ def test_impossible_options_are_refused(options: Options) -> None:
 
 
 def test_the_command_reports_and_a_failure_can_be_replayed(tmp_path: Path) -> None:
-    clean = CliRunner().invoke(app, ["--seeds", "4", "--faults", "none", "--jobs", "1", "--json"])
+    clean = CliRunner().invoke(
+        app_of("simulate"), ["--seeds", "4", "--faults", "none", "--jobs", "1", "--json"]
+    )
     assert clean.exit_code == 0
     assert json.loads(clean.stdout)["seeds"] == 4
 
     saved = tmp_path / "shortest.json"
     arguments = ["--seeds", "2", "--faults", "none", "--byzantine", "conspire:2", "--jobs", "1"]
-    broken = CliRunner().invoke(app, [*arguments, "--save", str(saved)])
+    broken = CliRunner().invoke(app_of("simulate"), [*arguments, "--save", str(saved)])
     assert broken.exit_code == 1
     assert "replay: testbed simulate --replicas 4 --faults none --byzantine conspire:2" in (
         broken.stdout
     )
     shortest = Scenario.decode(saved.read_bytes())
     assert len(shortest.events) <= 2
-    again = CliRunner().invoke(app, ["--scenario", str(saved)])
+    again = CliRunner().invoke(app_of("simulate"), ["--scenario", str(saved)])
     assert again.exit_code == 1
     assert "fork" in again.stdout
-    for_machines = CliRunner().invoke(app, ["--scenario", str(saved), "--json"])
+    for_machines = CliRunner().invoke(app_of("simulate"), ["--scenario", str(saved), "--json"])
     assert for_machines.exit_code == 1
     (failure,) = json.loads(for_machines.stdout)["failures"]
     assert "fork" in str(failure)
